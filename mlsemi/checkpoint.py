@@ -1,0 +1,164 @@
+"""Checkpoints: safetensors with a readable JSON header, which says all that is needed to use the weights."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from mlsemi.basis import Basis
+from mlsemi.engine import Engine
+from mlsemi.layout import AO_ORDER
+from mlsemi.nn.network import NetworkConfig
+
+FORMAT_VERSION = 1
+_KEY = "mlsemi"
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a checkpoint says about itself.
+
+    Attributes:
+        name: name of the model.
+        method: the method of its labels, as asked for.
+        resolved_functional: what that name meant in the program that made the labels.
+        basis: AO basis, of the covered elements.
+        elements: atomic numbers that are covered.
+        baseline: kind of F0.
+        network: size of the network.
+        domain: what the model was trained on: `charges`, `spins` (lists), `max_atoms`, `max_bond` (bohr) and so on.
+        training: labels, steps, seed, versions: the record of the training.
+        errors: measured held-out errors, by name with unit.
+    """
+
+    name: str
+    method: str
+    resolved_functional: str
+    basis: Basis
+    elements: tuple[int, ...]
+    baseline: str
+    network: NetworkConfig
+    domain: Mapping[str, Any] = field(default_factory=dict)
+    training: Mapping[str, Any] = field(default_factory=dict)
+    errors: Mapping[str, Any] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain data."""
+        data = {k: v for k, v in vars(self).items() if k not in ("basis", "network")}
+        return {
+            "format_version": FORMAT_VERSION,
+            "ao_order": AO_ORDER,
+            **data,
+            "basis": self.basis.to_json(),
+            "basis_hash": self.basis.content_hash(),
+            "network": asdict(self.network),
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any], *, path: object) -> Header:
+        """Inverse of `to_json`.
+
+        Raises:
+            ValueError: for another format version or AO order, or a basis that does not match its hash.
+        """
+        version = data.get("format_version")
+        if version != FORMAT_VERSION:
+            newer = isinstance(version, int) and version > FORMAT_VERSION
+            raise ValueError(
+                f"{path}: checkpoint format {version!r}, this mlsemi reads format {FORMAT_VERSION}: "
+                + ("upgrade mlsemi to use it" if newer else "it cannot be read")
+            )
+        if data["ao_order"] != AO_ORDER:
+            raise ValueError(f"{path}: AO order {data['ao_order']!r}, this mlsemi has {AO_ORDER!r}")
+        basis = Basis.from_json(data["basis"])
+        if basis.content_hash() != data["basis_hash"]:
+            raise ValueError(f"{path}: the basis does not match its hash {data['basis_hash']}: the file is damaged")
+        network = NetworkConfig(**{**data["network"], "bond": tuple(data["network"]["bond"])})
+        names = ("name", "method", "resolved_functional", "baseline", "domain", "training", "errors")
+        return cls(basis=basis, elements=tuple(data["elements"]), network=network, **{k: data[k] for k in names})
+
+
+def engine_of(header: Header, *, dtype: torch.dtype = torch.float32, build: bool = True) -> Engine:
+    """An engine as a header describes it, with fresh weights."""
+    return Engine(header.basis, header.elements, header.network, baseline=header.baseline, dtype=dtype, build=build)
+
+
+def save(path: str | Path, header: Header, tensors: Mapping[str, Tensor]) -> None:
+    """Writes a checkpoint beside its place and renames it, so that it is never half there.
+
+    Args:
+        path: where to.
+        header: what it says of itself.
+        tensors: the state of the engine, `Engine.state_dict()`.
+    """
+    path = Path(path)
+    beside = path.with_name(path.name + ".part")
+    contiguous = {k: v.detach().cpu().contiguous() for k, v in tensors.items() if v.numel()}
+    try:
+        save_file(contiguous, str(beside), metadata={_KEY: json.dumps(header.to_json())})
+        os.replace(beside, path)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def read_header(path: str | Path) -> Header:
+    """The header of a checkpoint.
+
+    Raises:
+        ValueError: if there is no such file, if it is truncated or of another kind, or of another version.
+    """
+    return _read(path, tensors=False)[0]
+
+
+def load(path: str | Path, *, dtype: torch.dtype = torch.float32) -> tuple[Header, Engine]:
+    """Header and engine of a checkpoint, on the CPU.
+
+    Raises:
+        ValueError: as `read_header`, or if the weights do not fit the header.
+    """
+    header, tensors = _read(path, tensors=True)
+    engine = engine_of(header, dtype=dtype, build=False)
+    load_tensors(engine, tensors, path=path)
+    return header, engine.eval()
+
+
+def load_tensors(engine: Engine, tensors: Mapping[str, Tensor], *, path: object = "checkpoint") -> None:
+    """Puts the state of a checkpoint into an engine.
+
+    Raises:
+        ValueError: if names or shapes do not fit.
+    """
+    own = engine.state_dict()
+    wanted = {k for k, v in own.items() if v.numel()}
+    if wanted != set(tensors):
+        odd = sorted(wanted ^ set(tensors))
+        raise ValueError(f"{path}: weights do not fit the header: {odd[:4]}{' and more' if len(odd) > 4 else ''}")
+    for key in wanted:
+        if own[key].shape != tensors[key].shape:
+            raise ValueError(f"{path}: {key} has shape {tuple(tensors[key].shape)}, expected {tuple(own[key].shape)}")
+        own[key].copy_(tensors[key])
+    engine.baseline.prepare()
+
+
+def _read(path: str | Path, *, tensors: bool) -> tuple[Header, dict[str, Tensor]]:
+    path = Path(path)
+    if not path.is_file():
+        raise ValueError(f"no such checkpoint: {path}")
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            metadata = file.metadata() or {}
+            if _KEY not in metadata:
+                raise ValueError(f"{path} is a safetensors file, but not a checkpoint of mlsemi")
+            header = Header.from_json(json.loads(metadata[_KEY]), path=path)
+            return header, {k: file.get_tensor(k) for k in file.keys()} if tensors else {}
+    except (SafetensorError, json.JSONDecodeError, KeyError, TypeError, OSError) as error:
+        raise ValueError(f"{path} is not a readable checkpoint (truncated or of another kind): {error}") from error

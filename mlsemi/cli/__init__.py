@@ -1,0 +1,46 @@
+"""The command line: one file for each command. What is heavy is imported inside of the commands."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from mlsemi.cli.evaluate import evaluate
+from mlsemi.cli.label import label
+from mlsemi.cli.models import models
+from mlsemi.cli.predict import predict
+from mlsemi.cli.sample import sample
+from mlsemi.cli.train import train
+
+app = typer.Typer(
+    name="mlsemi",
+    help="Semi-empirical quantum chemistry with a learned Hamiltonian.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+for command in (predict, models, sample, label, train, evaluate):
+    app.command()(command)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from mlsemi import __version__
+
+        typer.echo(f"mlsemi {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _common(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Semi-empirical quantum chemistry with a learned Hamiltonian."""
+
+
+def main() -> None:
+    """Entry point of the program `mlsemi`."""
+    app()

@@ -1,0 +1,201 @@
+"""`mlsemi evaluate`: the errors of a model on labels."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import os
+import platform
+import sys
+from collections.abc import Callable, Mapping
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from mlsemi.checkpoint import Header
+    from mlsemi.data.store import LabelStore
+    from mlsemi.train.evaluate import Evaluation
+
+
+class SplitName(StrEnum):
+    """Values of --split."""
+
+    all = "all"
+    train = "train"
+    validation = "validation"
+    test = "test"
+
+
+def evaluate(
+    model: Annotated[str, typer.Argument(help="Shipped model (see `mlsemi models`) or checkpoint.")],
+    labels: Annotated[Path, typer.Argument(help="Label file of the method and basis of the model.")],
+    split: Annotated[
+        SplitName, typer.Option(help="Part of the split by molecule, for labels that are named by their SMILES.")
+    ] = SplitName.all,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Folder for the results; default: MODEL-on-LABELS here.")
+    ] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many labels.")] = None,
+    variational: Annotated[
+        bool,
+        typer.Option("--variational/--no-variational", help="Also variational energies: a Fock build by PySCF each."),
+    ] = False,
+    jobs: Annotated[int, typer.Option("--jobs", "-j", min=1, help="Processes for these, each with one thread.")] = 1,
+) -> None:
+    """Compare a model with labels: Fock matrices, orbitals, energies, dipoles.
+
+    Every error is that of a molecule first and then averaged over the molecules. Prints a table and writes metrics.json,
+    per_molecule.csv (atomic units; errors are predicted minus reference) and parity.png.
+    """
+    from safetensors import SafetensorError
+
+    from mlsemi import checkpoint
+    from mlsemi.cli.display import Display
+    from mlsemi.data.store import LabelStore
+    from mlsemi.model import find_model
+    from mlsemi.train.evaluate import evaluate as run
+    from mlsemi.train.evaluate import select
+    from mlsemi.train.plots import plot_parity
+
+    try:
+        path = find_model(model)
+        with LabelStore.open(labels) as store:
+            header, engine = checkpoint.load(path)
+            indices = select(store, split=split.value, limit=limit)
+            folder = output or Path(f"{path.stem if path.stem != 'model' else header.name}-on-{labels.stem}")
+            folder.mkdir(parents=True, exist_ok=True)
+            with Display({"predict": "molecules", "variational": "molecules"}) as display:
+                found = run(header, engine, store, indices, variational=variational, jobs=jobs, report=display.show)
+            said = _provenance(header, path, store, split.value)
+        _write_json(folder / "metrics.json", said | _numbers(found))
+        _write_rows(folder / "per_molecule.csv", found)
+        plot_parity(found, folder / "parity.png", title=f"{header.name} on {labels.name}, {len(found.rows)} molecules")
+    except KeyboardInterrupt:
+        typer.echo("interrupted: nothing was written", err=True)
+        raise typer.Exit(130) from None
+    except (ValueError, OSError, RuntimeError, ImportError, SafetensorError) as error:
+        typer.echo(f"error: {' '.join(str(error).split())}", err=True)
+        raise typer.Exit(1) from error
+    _print(header, labels, found)
+    typer.echo(f"written: {folder / 'metrics.json'}, per_molecule.csv, parity.png")
+
+
+def _provenance(header: Header, model: Path, store: LabelStore, split: str) -> dict[str, Any]:
+    """What was compared with what, and by what."""
+    import numpy as np
+    import torch
+
+    import mlsemi
+
+    return {
+        "model": {
+            "name": header.name,
+            "file": model.name,
+            "sha256": _sha256(model),
+            "method": header.method,
+            "basis": header.basis.name,
+            "baseline": header.baseline,
+        },
+        "labels": {
+            "file": Path(store.path).name,
+            "sha256": _sha256(Path(store.path)),
+            "method": store.method,
+            "resolved_functional": store.resolved_functional,
+            "encoding": store.fock_encoding,
+            "labels": len(store),
+            "versions": str(store.attrs.get("versions", "")),
+        },
+        "split": split,
+        "command": " ".join(["mlsemi", *sys.argv[1:]]),
+        "versions": {
+            "mlsemi": mlsemi.__version__,
+            "torch": torch.__version__,
+            "numpy": np.__version__,
+            "python": platform.python_version(),
+        },
+    }
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _numbers(found: Evaluation) -> dict[str, Any]:
+    return {
+        "molecules": len(found.rows),
+        "metrics": found.metrics,
+        "by_heavy_atoms": found.classes,
+        "warnings": list(found.warnings),
+    }
+
+
+def _write_json(path: Path, data: Mapping[str, Any]) -> None:
+    _write(path, lambda beside: beside.write_text(json.dumps(data, indent=2) + "\n"))
+
+
+def _write_rows(path: Path, found: Evaluation) -> None:
+    names = list(dict.fromkeys(name for row in found.rows for name in row))
+
+    def write(beside: Path) -> None:
+        with beside.open("w", newline="") as file:
+            writer = csv.DictWriter(file, fieldnames=names)
+            writer.writeheader()
+            for row in found.rows:
+                writer.writerow({k: f"{v:.12g}" if isinstance(v, float) else v for k, v in row.items()})
+
+    _write(path, write)
+
+
+def _write(path: Path, write: Callable[[Path], Any]) -> None:
+    beside = path.with_name(path.name + ".part")
+    try:
+        write(beside)
+        os.replace(beside, path)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def _text(value: float) -> str:
+    return f"{value:.0f}" if value >= 1000 else f"{value:.4g}"
+
+
+def _print(header: Header, labels: Path, found: Evaluation) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from mlsemi.train.metrics import BRIEF, METRICS
+
+    console = Console(highlight=False)
+    table = Table(title=f"{header.name} on {labels.name}: {len(found.rows)} molecules", title_justify="left")
+    table.add_column("error")
+    table.add_column("value", justify="right")
+    table.add_column("unit")
+    for metric in METRICS:
+        if metric.key in found.metrics:
+            value = found.metrics[metric.key]
+            table.add_row(metric.text, _text(value) if metric.unit else f"{value:.7f}", metric.unit)
+    for key, text in (
+        ("error_estimate_median_ratio", "error estimate / true error: median"),
+        ("error_estimate_rank_correlation", "error estimate: rank correlation"),
+    ):
+        if key in found.metrics:
+            table.add_row(text, f"{found.metrics[key]:.3f}", "")
+    console.print(table)
+    if found.classes:
+        named = {m.key: f"{m.text.split(':')[0]} [{m.unit}]" for m in METRICS}
+        keys = [key for key in BRIEF if key in found.metrics]
+        classes = Table(title="mean absolute errors by number of heavy atoms", title_justify="left")
+        for text in ("heavy atoms", "molecules", *(named[key] for key in keys)):
+            classes.add_column(text, justify="right")
+        for n, values in found.classes.items():
+            classes.add_row(
+                n, str(int(values["count"])), *(_text(values[key]) if key in values else "" for key in keys)
+            )
+        console.print(classes)
+    for warning in found.warnings:
+        typer.echo(f"warning: {warning}", err=True)

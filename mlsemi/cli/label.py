@@ -1,0 +1,112 @@
+"""`mlsemi label`: reference labels by PySCF."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from mlsemi.reference.farm import Progress, Summary
+
+_PLAIN_SECONDS = 30.0
+"""Without a terminal a line of progress is printed this often."""
+
+
+def label(
+    geometries: Annotated[
+        Path,
+        typer.Argument(help="xyz, extended xyz or whatever ASE reads; npz with coords (angstrom), nuclear_charges."),
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Label file (HDF5).")],
+    method: Annotated[str, typer.Option(help="'hf' or any functional of PySCF.")] = "pbe",
+    basis: Annotated[str, typer.Option(help="Name, or JSON file in the Basis Set Exchange's schema.")] = "def2-svp",
+    jobs: Annotated[int, typer.Option("--jobs", "-j", min=1, help="Processes, each with one thread.")] = 1,
+    gradient: Annotated[bool, typer.Option("--gradient", help="Nuclear gradients too.")] = False,
+    charge: Annotated[int | None, typer.Option(help="Total charge; default: what the frames say, else 0.")] = None,
+    spin: Annotated[
+        int | None, typer.Option(help="Unpaired electrons, 2S; default: as the frames say, else 0.")
+    ] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many geometries.")] = None,
+    residual_tol: Annotated[float, typer.Option(help="Largest |FDS - SDF| that is accepted [Eh].")] = 1e-6,
+    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Try again what failed before.")] = False,
+) -> None:
+    """Label geometries with Fock matrices, energies and more by PySCF.
+
+    Run the same command again to go on after an interruption: nothing is lost and nothing is done twice.
+    """
+    from mlsemi.basis import load_basis
+    from mlsemi.interop.ase import read_molecules
+    from mlsemi.reference.farm import label as run_farm
+
+    try:
+        molecules = read_molecules(geometries, charge=charge, spin=spin)[:limit]
+        with _Display() as display:
+            summary = run_farm(
+                molecules,
+                output,
+                method=method,
+                basis=load_basis(basis),
+                jobs=jobs,
+                gradient=gradient,
+                residual_tolerance=residual_tol,
+                retry_failed=retry_failed,
+                report=display.show,
+            )
+    except (ValueError, OSError) as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(1) from error
+    _print_summary(summary, output)
+    if summary.interrupted:
+        raise typer.Exit(130)
+    if summary.progress.failed and not summary.progress.done and not summary.progress.before:
+        raise typer.Exit(1)
+
+
+def _print_summary(summary: Summary, output: Path) -> None:
+    p = summary.progress
+    typer.echo(
+        f"{p.done} labels in {p.seconds:.1f} s ({p.per_second:.2f}/s), {p.before} from before, {p.failed} failed; "
+        f"{p.finished} of {p.total} done: {output}"
+    )
+    for reason, count in sorted(summary.failures.items(), key=lambda item: -item[1])[:5]:
+        typer.echo(f"warning: {count} failed: {reason}", err=True)
+    if p.failed:
+        typer.echo("warning: failed molecules have no label in the file; --retry-failed tries them again", err=True)
+    if summary.interrupted:
+        typer.echo("interrupted: all labels so far are safe; run the same command again to go on", err=True)
+
+
+class _Display:
+    """Progress with rate and remaining time: a bar on a terminal, a line now and then elsewhere."""
+
+    def __init__(self) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        self._console = Console(stderr=True)
+        columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"), TimeRemainingColumn())
+        self._bar = Progress(TextColumn("labels"), *columns, console=self._console)
+        self._task = self._bar.add_task("labels", total=None, rate="starting")
+        self._next_line = time.monotonic()
+
+    def __enter__(self) -> _Display:
+        if self._console.is_terminal:
+            self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._console.is_terminal:
+            self._bar.stop()
+
+    def show(self, progress: Progress) -> None:
+        """Draw the state of the run."""
+        rate = f"{progress.per_second:.2f}/s, {progress.failed} failed"
+        if self._console.is_terminal:
+            self._bar.update(self._task, total=progress.total, completed=progress.finished, rate=rate)
+        elif time.monotonic() >= self._next_line:
+            left = (progress.total - progress.finished) / progress.per_second
+            typer.echo(f"labels {progress.finished}/{progress.total}, {rate}, {left / 60:.1f} min left", err=True)
+            self._next_line = time.monotonic() + _PLAIN_SECONDS

@@ -1,0 +1,309 @@
+"""`mlsemi predict`: molecules of the user, by a trained model."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from mlsemi.layout import AOLayout
+    from mlsemi.model import Model
+    from mlsemi.molecule import Molecule
+    from mlsemi.observables import Observables
+
+IN_FULL = 3
+"""So many frames are printed in full, more with one line each."""
+
+
+class ModeName(StrEnum):
+    """Values of --mode."""
+
+    fast = "fast"
+    variational = "variational"
+
+
+class DeviceName(StrEnum):
+    """Values of --device."""
+
+    cpu = "cpu"
+    cuda = "cuda"
+
+
+class PrecisionName(StrEnum):
+    """Values of --precision."""
+
+    float32 = "float32"
+    float64 = "float64"
+
+
+def predict(
+    files: Annotated[
+        list[Path], typer.Argument(metavar="FILE...", help="Geometries: xyz [angstrom] or whatever ASE reads.")
+    ],
+    model: Annotated[
+        str | None,
+        typer.Option(help="Shipped model (see `mlsemi models`) or checkpoint; default: organic-b3lyp-def2svp."),
+    ] = None,
+    mode: Annotated[
+        ModeName, typer.Option(help="variational: one Fock build by PySCF, with an error estimate.")
+    ] = ModeName.fast,
+    charge: Annotated[int | None, typer.Option(help="Total charge; default: what the frames say, else 0.")] = None,
+    spin: Annotated[
+        int | None, typer.Option(help="Unpaired electrons, 2S; default: what the frames say, else 0.")
+    ] = None,
+    forces: Annotated[bool, typer.Option("--forces", help="Forces too; in JSON the gradient.")] = False,
+    json_out: Annotated[
+        Path | None,
+        typer.Option("--json", metavar="OUT", help="Write QCSchema AtomicResults; a list for several frames."),
+    ] = None,
+    matrices: Annotated[
+        Path | None, typer.Option(metavar="OUT", help="Write OUT-0000.npz...: F, S, D, C in PySCF's AO order.")
+    ] = None,
+    device: Annotated[DeviceName, typer.Option(help="Where to compute.")] = DeviceName.cpu,
+    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads; default: as torch chooses.")] = None,
+    precision: Annotated[
+        PrecisionName, typer.Option(help="Of the network; all else is float64.")
+    ] = PrecisionName.float32,
+) -> None:
+    """Predict energy, orbitals, dipole moment and charges of molecules without SCF."""
+    start = time.perf_counter()
+    _limit_threads(threads)
+    try:
+        _check_outputs(json_out, matrices)
+        from mlsemi.interop.ase import read_molecules
+
+        molecules = [m for path in files for m in read_molecules(path, charge=charge, spin=spin)]
+        from mlsemi.model import DEFAULT_MODEL, load
+
+        loaded = load(model or DEFAULT_MODEL, device=device, precision=precision)
+        loaded.check(molecules, mode=mode.value, forces=forces)
+        printer = _Printer(loaded, mode.value, molecules)
+        run = _Run(loaded, molecules, mode.value, forces, json_out, matrices)
+        for index, observables in run.results():
+            printer.add(index, observables)
+        run.write_json()
+    except BrokenPipeError:  # who reads the table has seen enough
+        raise
+    except (ValueError, OSError, RuntimeError, ImportError) as error:
+        typer.echo(f"error: {' '.join(str(error).split())}", err=True)
+        raise typer.Exit(1) from error
+    except KeyboardInterrupt:
+        typer.echo("interrupted: no JSON was written; matrices that were written are whole", err=True)
+        raise typer.Exit(130) from None
+    printer.finish(time.perf_counter() - start)
+    if json_out is not None:
+        typer.echo(f"written: {json_out}", err=True)
+    if matrices is not None:
+        last = f" ... {run.matrix_path(len(molecules) - 1)}" if len(molecules) > 1 else ""
+        typer.echo(f"written: {run.matrix_path(0)}{last}", err=True)
+
+
+def _limit_threads(threads: int | None) -> None:
+    """Before numpy and torch are loaded their libraries take the number of threads from the environment."""
+    if threads is None:
+        return
+    if "torch" not in sys.modules:
+        for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+            os.environ[name] = str(threads)
+    import torch
+
+    torch.set_num_threads(threads)
+
+
+def _check_outputs(json_out: Path | None, matrices: Path | None) -> None:
+    """Tries to write beside the outputs, so that nothing is computed in vain."""
+    from mlsemi.interop.matrices import frame_path
+
+    wanted = [("--json", json_out)] * (json_out is not None)
+    wanted += [("--matrices", frame_path(matrices, 0))] if matrices is not None else []
+    for option, path in wanted:
+        assert path is not None
+        if not path.parent.is_dir():
+            raise ValueError(f"{option}: the folder {path.parent} does not exist; create it first")
+        if path.is_dir():
+            raise ValueError(f"{option}: {path} is a folder; give the name of a file")
+        probe = path.with_name(f".{path.name}.{os.getpid()}.probe")
+        try:
+            probe.write_bytes(b"")
+        except OSError as error:
+            raise ValueError(f"{option}: cannot write to {path.parent}: {error.strerror}") from error
+        finally:
+            probe.unlink(missing_ok=True)
+
+
+@dataclass
+class _Run:
+    """Results as they come: matrices go to their files at once, and what goes into the JSON file is kept."""
+
+    model: Model
+    molecules: list[Molecule]
+    mode: Any
+    forces: bool
+    json_out: Path | None
+    matrices: Path | None
+
+    def __post_init__(self) -> None:
+        self._records: dict[int, dict[str, Any]] = {}
+        self._layouts: dict[tuple[int, ...], AOLayout] = {}
+
+    def results(self) -> Iterator[tuple[int, Observables]]:
+        """Index and observables of each frame, batch by batch."""
+        from mlsemi.interop.matrices import write_matrices
+        from mlsemi.interop.qcschema import atomic_result
+
+        header = self.model.header
+        for index, observables in self.model.stream(self.molecules, mode=self.mode, forces=self.forces):
+            if self.matrices is not None:
+                write_matrices(self.matrix_path(index), observables, self._layout(self.molecules[index]))
+            if self.json_out is not None:
+                self._records[index] = atomic_result(
+                    self.molecules[index],
+                    observables,
+                    model_name=self.model.name,
+                    mode=self.mode,
+                    method=header.method,
+                    basis_name=header.basis.name,
+                )
+            yield index, observables
+
+    def matrix_path(self, index: int) -> Path:
+        """File of the matrices of a frame."""
+        from mlsemi.interop.matrices import frame_path
+
+        assert self.matrices is not None
+        return frame_path(self.matrices, index)
+
+    def write_json(self) -> None:
+        """Writes the JSON file, where one is wanted."""
+        from mlsemi.interop.qcschema import write_json
+
+        if self.json_out is not None:
+            write_json(self.json_out, [self._records[k] for k in range(len(self.molecules))])
+
+    def _layout(self, molecule: Molecule) -> AOLayout:
+        from mlsemi.layout import AOLayout
+
+        numbers = tuple(molecule.numbers.tolist())
+        if numbers not in self._layouts:
+            self._layouts[numbers] = AOLayout(self.model.header.basis, numbers)
+        return self._layouts[numbers]
+
+
+class _Printer:
+    """Prints results in the order of the frames, each as soon as all before it are there."""
+
+    def __init__(self, model: Model, mode: str, molecules: list[Molecule]) -> None:
+        self._model, self._mode, self._molecules = model, mode, molecules
+        self._waiting: dict[int, Observables] = {}
+        self._next = 0
+        self._warnings: dict[str, list[str]] = {}
+        self._width = max(5, *(len(m.name) for m in molecules))
+        self._in_full = len(molecules) <= IN_FULL
+
+    def add(self, index: int, observables: Observables) -> None:
+        """Takes a result."""
+        self._waiting[index] = observables
+        while self._next in self._waiting:
+            self._print(self._molecules[self._next], self._waiting.pop(self._next))
+            self._next += 1
+
+    def finish(self, seconds: float) -> None:
+        """Prints warnings, the same ones together, and how long it took."""
+        for text, names in self._warnings.items():
+            where = names[0] if len(names) == 1 else f"{len(names)} frames, the first is {names[0]}"
+            typer.echo(f"warning: {where}: {text}", err=True)
+        if not self._in_full:
+            typer.echo(f"{len(self._molecules)} frames in {seconds:.1f} s, start-up included", err=True)
+
+    def _print(self, molecule: Molecule, observables: Observables) -> None:
+        for text in observables.warnings:
+            self._warnings.setdefault(text, []).append(molecule.name or molecule.formula)
+        if self._in_full:
+            from rich.console import Console
+
+            console = Console(highlight=False, markup=False)
+            for table in full_tables(molecule, observables, model=self._model, mode=self._mode):
+                console.print(table)
+            return
+        if self._next == 0:
+            header = self._model.header
+            typer.echo(f"{self._model.name}, {self._mode}, {header.method}/{header.basis.name}")
+            typer.echo(_line_titles(self._width, self._mode))
+        typer.echo(_line(self._width, molecule, observables, self._mode))
+
+
+def _line_titles(width: int, mode: str) -> str:
+    estimate = f"{'error/mEh':>11}" if mode == "variational" else ""
+    return (
+        f"{'frame':{width}}  {'formula':12}{'energy/Eh':>16}{estimate}{'HOMO/eV':>10}{'LUMO/eV':>10}{'gap/eV':>10}"
+        f"{'dipole/D':>10}{'time/ms':>10}"
+    )
+
+
+def _line(width: int, molecule: Molecule, o: Observables, mode: str) -> str:
+    from mlsemi.units import DIPOLE_AU_IN_DEBYE, HARTREE_IN_EV
+
+    estimate = ""
+    if mode == "variational":
+        estimate = f"{'-' if o.energy_error_estimate is None else format(1e3 * o.energy_error_estimate, '.4f'):>11}"
+    orbitals = "".join(
+        f"{'-' if value is None else format(value * HARTREE_IN_EV, '.4f'):>10}" for value in (o.homo, o.lumo, o.gap)
+    )
+    assert o.dipole is not None and o.seconds is not None
+    size = float((o.dipole @ o.dipole) ** 0.5) * DIPOLE_AU_IN_DEBYE
+    return (
+        f"{molecule.name:{width}}  {molecule.formula:12}{o.energy:16.6f}{estimate}{orbitals}{size:10.4f}"
+        f"{1e3 * o.seconds:10.1f}"
+    )
+
+
+def full_tables(molecule: Molecule, o: Observables, *, model: Model, mode: str) -> list[Table | str]:
+    """A title, a table of the molecule and one of its atoms."""
+    from rich.table import Table
+
+    from mlsemi.molecule import symbol_of
+    from mlsemi.units import DIPOLE_AU_IN_DEBYE, HARTREE_IN_EV, HARTREE_IN_KCAL_PER_MOL
+
+    header = model.header
+    title = f"\n{molecule.name or molecule.formula}: {molecule.formula}, charge {molecule.charge}, spin {molecule.spin}"
+    whole = Table(show_header=False, box=None, padding=(0, 2))
+    for _ in range(3):
+        whole.add_column(justify="right")
+    whole.columns[0].justify = "left"
+    whole.add_row("model", model.name)
+    whole.add_row("mode", mode)
+    whole.add_row("method/basis", f"{header.method}/{header.basis.name}")
+    whole.add_row("energy", f"{o.energy:.6f} Eh")
+    if o.energy_error_estimate is not None:
+        estimate = o.energy_error_estimate
+        whole.add_row("error estimate", f"{estimate:.6f} Eh", f"{estimate * HARTREE_IN_KCAL_PER_MOL:.4f} kcal/mol")
+    elif mode == "variational":
+        whole.add_row("error estimate", "none")
+    for name, value in (("HOMO", o.homo), ("LUMO", o.lumo), ("HOMO-LUMO gap", o.gap)):
+        whole.add_row(name, *("none",) if value is None else (f"{value:.6f} Eh", f"{value * HARTREE_IN_EV:.4f} eV"))
+    assert o.dipole is not None and o.seconds is not None
+    size = float((o.dipole @ o.dipole) ** 0.5)
+    whole.add_row("dipole moment", f"{size:.5f} au", f"{size * DIPOLE_AU_IN_DEBYE:.4f} D")
+    if molecule.charge:
+        whole.add_row("", "about the origin of coordinates")
+    whole.add_row("time", f"{o.seconds:.3f} s")
+    atoms = Table(box=None, padding=(0, 2))
+    titles = ["atom", "", "Mulliken/e", "Loewdin/e"]
+    for column in titles + (["force x", "y", "z [Eh/bohr]"] if o.gradient is not None else []):
+        atoms.add_column(column, justify="right")
+    assert o.charges_mulliken is not None and o.charges_loewdin is not None
+    for k, z in enumerate(molecule.numbers.tolist()):
+        # + 0.0 turns -0.0 into 0.0
+        row = [str(k), symbol_of(z), f"{o.charges_mulliken[k]:+.4f}", f"{o.charges_loewdin[k]:+.4f}"]
+        atoms.add_row(*row, *(f"{-x + 0.0:.6f}" for x in (o.gradient[k] if o.gradient is not None else ())))
+    return [title, whole, atoms]

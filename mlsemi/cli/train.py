@@ -1,0 +1,109 @@
+"""`mlsemi train`: a model from labels."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from mlsemi.cli.display import Display
+    from mlsemi.train.config import Config
+    from mlsemi.train.loop import Progress
+
+_FULL = 64 * 2**20
+"""A disk with less left [bytes] has no room for a state and is called full."""
+
+
+def train(
+    config: Annotated[Path, typer.Argument(metavar="CONFIG.toml", help="Configuration; see docs/how-to-train.md.")],
+) -> None:
+    """Train a model on labels as a TOML file says.
+
+    Into the output folder go model.safetensors (the moving average of the weights after the last step: the model to use),
+    best.safetensors (the same at the validation with the lowest loss: look at it if the curves rise at the end),
+    curves.csv, curves.png and state.pt.
+
+    Run the same command again to go on after an interruption: it resumes exactly.
+    """
+    from safetensors import SafetensorError
+
+    from mlsemi.cli.display import Display
+    from mlsemi.train.config import read_config
+    from mlsemi.train.loop import train as run
+
+    read = None
+    try:
+        read = read_config(config)
+        with Display({"prepare": "labels", "train": "steps"}) as display:
+            watch = _Watch(display, read)
+            try:
+                path = run(read, report=watch.show)
+            except KeyboardInterrupt as stopped:
+                what = str(stopped) or "at once, what was saved before stays"
+                typer.echo(f"interrupted: {what}; run `mlsemi train {config}` again to go on", err=True)
+                raise typer.Exit(130) from None
+    except (ValueError, OSError, RuntimeError, SafetensorError) as error:
+        typer.echo(f"error: {_explain(error, read)}", err=True)
+        raise typer.Exit(1) from error
+    _finish(read, path)
+
+
+class _Watch:
+    """Shows the progress and draws the curves after each validation."""
+
+    def __init__(self, display: Display, config: Config) -> None:
+        self._display, self._config = display, config
+        self._row: dict[str, float] | None = None
+
+    def show(self, progress: Progress) -> None:
+        """Report of the loop."""
+        fresh = progress.row is not None and progress.row is not self._row
+        self._row = progress.row
+        note = _errors(progress.row) if progress.row else ""
+        self._display.show(progress.stage, progress.done, progress.total, progress.rate, note)
+        if fresh and progress.row:
+            self._display.line(f"step {int(progress.row['step'])}, {progress.row['seconds']:.0f} s: {note}")
+            _draw(self._config)
+
+
+def _errors(row: dict[str, float]) -> str:
+    """The errors of the last validation, in short."""
+    names = {"ao": "F", "orthonormal": "orthonormal", "occupied_virtual": "occ-virt", "energy": "energy/atom"}
+    parts = [f"{text} {row[key] * 1e3:.3g}" for k, text in names.items() if (key := f"validation_{k}_meh") in row]
+    return "validation " + ", ".join(parts) + " uEh"
+
+
+def _draw(config: Config) -> None:
+    """Draws curves.png; a picture that cannot be written ends no training."""
+    from mlsemi.train.loop import CURVES
+    from mlsemi.train.plots import plot_curves
+
+    try:
+        plot_curves(config.output / CURVES, config.output / "curves.png")
+    except OSError as error:
+        typer.echo(f"warning: curves.png was not written: {error}", err=True)
+
+
+def _finish(config: Config, path: Path) -> None:
+    from mlsemi.checkpoint import read_header
+
+    training = read_header(path).training
+    _draw(config)
+    typer.echo(f"{training.get('steps', config.training.steps)} steps in {training.get('seconds', 0):.0f} s: {path}")
+    for name, value in training.get("validation_meh", {}).items():
+        typer.echo(f"  validation {name.replace('_', '-'):<17} {value * 1e3:10.3f} uEh")
+    typer.echo(f"next: mlsemi evaluate {path} LABELS")
+
+
+def _explain(error: Exception, config: Config | None) -> str:
+    """One line; a full disk is named, since libraries report it in many ways."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    if config is not None and config.output.is_dir() and shutil.disk_usage(config.output).free < _FULL:
+        return (
+            f"the disk of {config.output} is full ({text}): free some space and run the same command again; it goes on "
+            "from the last saved state"
+        )
+    return text

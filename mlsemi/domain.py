@@ -1,0 +1,100 @@
+"""What a model covers: molecules outside are refused with what it does cover, doubtful ones get a warning."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from mlsemi.molecule import Molecule, symbol_of
+from mlsemi.units import BOHR_IN_ANGSTROM
+
+# fmt: off
+COVALENT_RADII_ANGSTROM = np.array([
+    np.nan, 0.31, 0.28, 1.28, 0.96, 0.84, 0.76, 0.71, 0.66, 0.57, 0.58, 1.66, 1.41, 1.21, 1.11, 1.07, 1.05, 1.02, 1.06,
+    2.03, 1.76, 1.70, 1.60, 1.53, 1.39, 1.39, 1.32, 1.26, 1.24, 1.32, 1.22, 1.22, 1.20, 1.19, 1.20, 1.20, 1.16,
+    2.20, 1.95, 1.90, 1.75, 1.64, 1.54, 1.47, 1.46, 1.42, 1.39, 1.45, 1.44, 1.42, 1.39, 1.39, 1.38, 1.39, 1.40,
+])
+# fmt: on
+"""By atomic number, H to Xe (Cordero et al., Dalton Trans. 2008, 2832)."""
+
+BOND_TOLERANCE_ANGSTROM = 0.45
+"""Atoms nearer than the sum of their radii and this are bonded: Open Babel's rule (J. Cheminf. 3, 33 (2011))."""
+
+SIZE_LIMIT = 1.5
+"""A molecule with more atoms than this times the largest one of the training is worth a warning."""
+
+_LISTED = 5
+
+
+def n_fragments(molecule: Molecule) -> int:
+    """Number of fragments without a covalent bond between them."""
+    if molecule.n_atoms == 1:
+        return 1
+    from scipy.sparse import csr_array
+    from scipy.sparse.csgraph import connected_components
+
+    radii = (COVALENT_RADII_ANGSTROM[molecule.numbers] + BOND_TOLERANCE_ANGSTROM / 2) / BOHR_IN_ANGSTROM
+    distance = np.linalg.norm(molecule.positions[:, None] - molecule.positions, axis=-1)
+    return int(connected_components(csr_array(distance < radii[:, None] + radii), directed=False)[0])
+
+
+def refuse_uncovered(molecule: Molecule, *, model: str, elements: Iterable[int], domain: Mapping[str, Any]) -> None:
+    """Refuses a molecule that a model cannot treat.
+
+    Args:
+        molecule: what is asked for.
+        model: name of the model, for the message.
+        elements: atomic numbers that it covers.
+        domain: `charges` and `spins` that it covers; what is missing or empty is not checked.
+
+    Raises:
+        ValueError: naming what the model does cover.
+    """
+    where = molecule.name or molecule.formula
+    covered = sorted(elements)
+    foreign = sorted(set(molecule.numbers.tolist()) - set(covered))
+    if foreign:
+        raise ValueError(
+            f"{where} holds {_symbols(foreign)}, which the model {model} does not cover; it covers {_symbols(covered)}"
+        )
+    for name, value in (("charges", molecule.charge), ("spins", molecule.spin)):
+        values = domain.get(name) or [value]
+        if value not in values:
+            meaning = "charge" if name == "charges" else "spin (2S)"
+            raise ValueError(
+                f"{where} has {meaning} {value}, which the model {model} does not cover; it covers {meaning} "
+                + ", ".join(map(str, values))
+            )
+
+
+def doubts(molecule: Molecule, domain: Mapping[str, Any]) -> tuple[str, ...]:
+    """Reasons why a prediction may be worse than the errors that were measured for the model.
+
+    Args:
+        molecule: what is asked for.
+        domain: `max_atoms` and `formulas` of the training; what is missing or empty is not checked.
+    """
+    found = []
+    formulas: Sequence[str] = domain.get("formulas") or []
+    if formulas and molecule.formula not in formulas:
+        listed = ", ".join(formulas[:_LISTED]) + (" and others" if len(formulas) > _LISTED else "")
+        found.append(f"the model was trained on {listed} only, this is {molecule.formula}: errors are not known")
+    largest = domain.get("max_atoms")
+    if largest and molecule.n_atoms > SIZE_LIMIT * largest:
+        found.append(
+            f"{molecule.n_atoms} atoms, far more than the {largest} of the largest molecule of the training: errors "
+            "grow with the size and have not been measured there"
+        )
+    fragments = n_fragments(molecule)
+    if fragments > 1:
+        found.append(
+            f"{fragments} fragments without a bond between them: the model was trained on connected molecules, and "
+            "the interaction of fragments is not reliable"
+        )
+    return tuple(found)
+
+
+def _symbols(numbers: Iterable[int]) -> str:
+    return ", ".join(symbol_of(z) for z in numbers)

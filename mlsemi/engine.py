@@ -1,0 +1,121 @@
+"""Engine: a batch of geometries to Fock matrices, states and fast energies, in pure torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from mlsemi.baseline import Baseline, BaselineTerms
+from mlsemi.basis import Basis
+from mlsemi.batch import Batch
+from mlsemi.blocks import BlockMap
+from mlsemi.energy import electronic_energy, fast_energy
+from mlsemi.frames import BondFrames
+from mlsemi.integrals import one_electron, plan
+from mlsemi.nn.network import FockNetwork, NetworkConfig
+from mlsemi.state import ElectronicState, solve_state
+
+
+@dataclass(frozen=True, eq=False)
+class Integrals:
+    """What is computed exactly from the geometry.
+
+    Attributes:
+        overlap: S, shape (molecule, ao, ao).
+        dipole: dipole integrals about the origin [bohr], shape (molecule, 3, ao, ao), or None.
+        baseline: F0, D0 and the pair energy.
+        blocks: block map of the batch.
+        frames: bond frames in float64.
+    """
+
+    overlap: Tensor
+    dipole: Tensor | None
+    baseline: BaselineTerms
+    blocks: BlockMap
+    frames: BondFrames
+
+
+@dataclass(frozen=True, eq=False)
+class Prediction:
+    """What the engine gives for a batch.
+
+    Attributes:
+        integrals: the exact part.
+        state: predicted Fock matrix, orbitals, density.
+        energy: energy of the fast mode [Eh], shape (molecule,).
+    """
+
+    integrals: Integrals
+    state: ElectronicState
+    energy: Tensor
+
+
+class Engine(nn.Module):
+    """Baseline and network of one basis and one set of elements.
+
+    Args:
+        basis: the AO basis.
+        elements: atomic numbers that are covered.
+        config: size of the network.
+        baseline: kind of F0, see `mlsemi.baseline.KINDS`.
+        dtype: precision of the network; all else is float64.
+        build: compute the tables of the baseline (False when they are loaded afterwards).
+    """
+
+    def __init__(
+        self,
+        basis: Basis,
+        elements: tuple[int, ...],
+        config: NetworkConfig,
+        *,
+        baseline: str = "atoms",
+        dtype: torch.dtype = torch.float32,
+        build: bool = True,
+    ) -> None:
+        super().__init__()
+        self.basis = basis.subset(elements)
+        self.baseline = Baseline(baseline, self.basis, elements, build=build)
+        self.network = FockNetwork(config, self.baseline.slots, dtype=dtype)
+
+    @property
+    def elements(self) -> tuple[int, ...]:
+        """Atomic numbers that are covered, ascending."""
+        return self.baseline.slots.elements
+
+    @property
+    def device(self) -> torch.device:
+        """Where the engine is."""
+        return self.baseline.density.device
+
+    def batch(self, molecules: list) -> Batch:
+        """Molecules as a batch on the device of the engine, with the pairs that it wants."""
+        return Batch.of(molecules, self.basis, cutoff=self.network.config.cutoff).to(self.device)
+
+    def integrals(self, batch: Batch, *, dipole: bool = False) -> Integrals:
+        """S, F0 and, where asked, the dipole integrals; differentiable in the positions."""
+        tables = plan(batch)
+        overlap, kinetic, moments = one_electron(batch, tables, with_dipole=dipole)
+        frames = BondFrames.of(batch, self.network.l_max)
+        blocks = BlockMap.of(batch, self.baseline.slots)
+        terms = self.baseline(batch, tables, kinetic, blocks, frames)
+        return Integrals(overlap, moments, terms, blocks, frames)
+
+    def forward(self, batch: Batch, *, dipole: bool = False) -> Prediction:
+        """Predicts a batch.
+
+        Args:
+            batch: from `Engine.batch`; its positions may require a gradient.
+            dipole: compute dipole integrals too.
+
+        Raises:
+            ValueError: for elements that are not covered, open shells, or a Fock matrix that is not finite.
+        """
+        exact = self.integrals(batch, dipole=dipole)
+        output = self.network(batch, exact.frames)
+        terms = exact.baseline
+        fock = terms.fock + exact.blocks.assemble(output.blocks).double()
+        state = solve_state(fock, exact.overlap, batch)
+        electronic = electronic_energy(terms.fock, fock, terms.density, state.density)
+        return Prediction(exact, state, fast_energy(electronic, terms.energy, output.atom_energy, batch))

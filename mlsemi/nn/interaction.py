@@ -1,0 +1,124 @@
+"""One layer: features of atoms meet in the frame of each bond, and the answer goes back to the atoms."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import silu
+
+from mlsemi.nn.so2 import (
+    BondLinear,
+    FeatureLinear,
+    Linear,
+    bond_widths,
+    concatenate,
+    from_bond,
+    product_widths,
+    products,
+    to_bond,
+)
+
+
+class BondUpdate(nn.Module):
+    """Updates the state of each bond from its two atoms.
+
+    Both atoms' features are mixed, added and turned into the bond frame; a dense layer with the state so far and with
+    the radial embedding, gates from the invariants, products of components, and a second dense layer follow.
+
+    Args:
+        channels: (natural, unnatural) channels of each l of the atom features.
+        widths: channels of the bond state.
+        radial: width of the radial embedding.
+        product_width: channels that are multiplied with each other.
+    """
+
+    def __init__(
+        self, channels: Sequence[tuple[int, int]], widths: Sequence[int], radial: int, product_width: int
+    ) -> None:
+        super().__init__()
+        self.channels = list(channels)
+        self.widths, self.product_width = list(widths), product_width
+        self.from_i = FeatureLinear(channels, channels, gain=0.7)
+        self.from_j = FeatureLinear(channels, channels, gain=0.7)
+        inner = bond_widths(channels)
+        inputs = [a + b for a, b in zip(inner, widths, strict=True)]
+        inputs[0] += radial
+        self.into = BondLinear(inputs, widths)
+        self.radial = Linear(radial, sum(widths))
+        self.gate = Linear(widths[0], sum(widths[1:]), bias=True)
+        extra = product_widths(len(widths), product_width)
+        self.out = BondLinear([a + b for a, b in zip(widths, extra, strict=True)], widths, gain=0.5)
+
+    def forward(
+        self, feature: Sequence[Tensor], state: Sequence[Tensor], radial: Tensor, pair: Tensor, wigner: Sequence[Tensor]
+    ) -> list[Tensor]:
+        """The new bond state."""
+        i, j = pair
+        mixed = [
+            a.index_select(0, i) + b.index_select(0, j)
+            for a, b in zip(self.from_i(feature), self.from_j(feature), strict=True)
+        ]
+        bond = to_bond(mixed, wigner, self.channels)
+        bond = concatenate(bond, state)
+        bond[0] = torch.cat([bond[0], radial], -1)
+        hidden = self.into(bond)
+        scales = self.radial(radial).split(self.widths, dim=-1)
+        hidden = [x * (s if x.dim() == 2 else s[:, None]) for x, s in zip(hidden, scales, strict=True)]
+        invariant = silu(hidden[0])
+        gates = self.gate(invariant).split(self.widths[1:], dim=-1)
+        gated = [x * (g if x.dim() == 2 else g[:, None]) for x, g in zip(hidden[1:], gates, strict=True)]
+        hidden = [invariant, *gated]
+        extra = products(hidden, self.product_width)
+        hidden = [torch.cat([x, extra[k]], -1) if k < len(extra) else x for k, x in enumerate(hidden)]
+        return [old + new for old, new in zip(state, self.out(hidden), strict=True)]
+
+
+class Message(nn.Module):
+    """Sums the bond states over the neighbours of each atom.
+
+    Args:
+        channels: (natural, unnatural) channels of each l of the atom features.
+        widths: channels of the bond state.
+        neighbours: typical number of neighbours; sums are divided by its square root.
+    """
+
+    def __init__(self, channels: Sequence[tuple[int, int]], widths: Sequence[int], neighbours: float) -> None:
+        super().__init__()
+        self.channels = list(channels)
+        self.out = BondLinear(widths, bond_widths(channels), gain=neighbours**-0.5)
+
+    def forward(
+        self, state: Sequence[Tensor], envelope: Tensor, pair: Tensor, wigner: Sequence[Tensor], n_atoms: int
+    ) -> list[Tensor]:
+        """Features, (atom, 2l + 1, channel) for each l."""
+        weighted = [x * (envelope[:, None] if x.dim() == 2 else envelope[:, None, None]) for x in self.out(state)]
+        feature = from_bond(weighted, wigner, self.channels)
+        return [x.new_zeros(n_atoms, *x.shape[1:]).index_add(0, pair[0], x) for x in feature]
+
+
+class AtomUpdate(nn.Module):
+    """Adds a message to the atom features, with gates from the invariants.
+
+    Args:
+        channels: (natural, unnatural) channels of each l.
+    """
+
+    def __init__(self, channels: Sequence[tuple[int, int]]) -> None:
+        super().__init__()
+        self.sizes = [n + u for n, u in channels]
+        scalars = channels[0][0]
+        self.mix = FeatureLinear(channels, channels)
+        self.hidden = Linear(2 * scalars, 2 * scalars, bias=True)
+        self.scalar = Linear(2 * scalars, scalars)
+        self.gates = Linear(2 * scalars, sum(self.sizes[1:]), bias=True)
+
+    def forward(self, feature: Sequence[Tensor], message: Sequence[Tensor]) -> list[Tensor]:
+        """The new features."""
+        mixed = self.mix(message)
+        hidden = silu(self.hidden(torch.cat([feature[0], mixed[0]], -1)[:, 0]))
+        gates = self.gates(hidden).split(self.sizes[1:], dim=-1)
+        scalar = feature[0] + mixed[0] + self.scalar(hidden)[:, None]
+        higher = [x + y * (1 + g[:, None]) for x, y, g in zip(feature[1:], mixed[1:], gates, strict=True)]
+        return [scalar, *higher]

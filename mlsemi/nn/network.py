@@ -1,0 +1,168 @@
+"""The network: geometry to the correction of F0, as blocks, and to the atomic energies of the fast mode."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import silu
+
+from mlsemi.batch import Batch
+from mlsemi.blocks import Blocks, Slots
+from mlsemi.frames import BondFrames
+from mlsemi.nn.interaction import AtomUpdate, BondUpdate, Message
+from mlsemi.nn.radial import ExponentialNormal, envelope
+from mlsemi.nn.readout import AtomReadout, EnergyReadout, PairReadout
+from mlsemi.nn.so2 import Linear, feature_channels
+
+
+@dataclass(frozen=True)
+class NetworkConfig:
+    """Size of a network.
+
+    Attributes:
+        natural: channels of natural parity of each l of the atom features.
+        unnatural: channels of unnatural parity.
+        bond: channels of the bond state: even m = 0, odd m = 0, then m = 1, 2, ...; the last one stands for all
+            higher m.
+        layers: rounds of messages between atoms.
+        product: channels that are multiplied in the bond frame.
+        radial: width of the radial embedding.
+        n_radial: number of radial functions.
+        cutoff: largest distance of a pair [bohr].
+        neighbours: typical number of neighbours of an atom.
+    """
+
+    natural: int = 48
+    unnatural: int = 16
+    bond: tuple[int, ...] = (112, 16, 64, 40, 16, 8)
+    layers: int = 2
+    product: int = 24
+    radial: int = 64
+    n_radial: int = 32
+    cutoff: float = 14.0
+    neighbours: float = 8.0
+
+    def bond_widths(self, l_max: int) -> list[int]:
+        """Channels of the bond state [even_0, odd_0, z_1, ..., z_l_max]."""
+        return [self.bond[min(k, len(self.bond) - 1)] for k in range(l_max + 2)]
+
+
+@dataclass(frozen=True, eq=False)
+class NetworkOutput:
+    """What the network gives for a batch.
+
+    Attributes:
+        blocks: correction of F0 [Eh].
+        atom_energy: atomic energies of the fast mode [Eh], shape (atom,), float64.
+    """
+
+    blocks: Blocks
+    atom_energy: Tensor
+
+
+class RadialEmbedding(nn.Module):
+    """Distance and the two elements to an invariant vector of each pair.
+
+    Args:
+        config: sizes.
+        n_types: number of ordered element pairs.
+    """
+
+    def __init__(self, config: NetworkConfig, n_types: int) -> None:
+        super().__init__()
+        self.basis = ExponentialNormal(config.n_radial, config.cutoff)
+        self.from_basis = Linear(config.n_radial, config.radial)
+        self.type_scale = nn.Parameter(1 + 0.5 * torch.randn(n_types, config.radial))
+        self.type_shift = nn.Parameter(0.5 * torch.randn(n_types, config.radial))
+        self.out = Linear(config.radial, config.radial, bias=True)
+
+    def forward(self, distance: Tensor, pair_type: Tensor) -> Tensor:
+        """Shape (pair, radial)."""
+        hidden = self.from_basis(self.basis(distance)) * self.type_scale[pair_type] + self.type_shift[pair_type]
+        return silu(self.out(silu(hidden)))
+
+
+class FockNetwork(nn.Module):
+    """dF(R): equivariant under rotation, reflection, translation and permutation by construction.
+
+    Args:
+        config: sizes.
+        slots: shape of the blocks and the elements.
+        dtype: precision of weights and features.
+    """
+
+    def __init__(self, config: NetworkConfig, slots: Slots, *, dtype: torch.dtype = torch.float32) -> None:
+        super().__init__()
+        self.config, self.slots = config, slots
+        self.l_max = 2 * slots.l_max
+        n = len(slots.elements)
+        channels = feature_channels(self.l_max, config.natural, config.unnatural)
+        widths = config.bond_widths(self.l_max)
+        self.channels, self.widths = channels, widths
+        self.embedding = nn.Parameter(torch.randn(n, config.natural))
+        self.radial = RadialEmbedding(config, n * n)
+        self.first = Linear(config.radial, (self.l_max + 1) * config.natural, gain=config.neighbours**-0.5)
+        self.start = Linear(config.radial, widths[0], gain=0.5)
+        self.first_update = AtomUpdate(channels)
+        self.bonds = nn.ModuleList(
+            [BondUpdate(channels, widths, config.radial, config.product) for _ in range(config.layers + 1)]
+        )
+        self.messages = nn.ModuleList([Message(channels, widths, config.neighbours) for _ in range(config.layers)])
+        self.updates = nn.ModuleList([AtomUpdate(channels) for _ in range(config.layers)])
+        self.pair_readout = PairReadout(slots, widths, n * n)
+        self.atom_readout = AtomReadout(slots, channels)
+        self.energy_readout = EnergyReadout(config.natural, n)
+        # constant matrices are made in float64 and rounded once
+        self.to(dtype)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Precision of the network."""
+        return self.embedding.dtype
+
+    def forward(self, batch: Batch, frames: BondFrames) -> NetworkOutput:
+        """Blocks of dF and atomic energies.
+
+        Args:
+            batch: the molecules, with pairs within `config.cutoff`.
+            frames: float64 bond frames up to `l_max`.
+        """
+        element = self.slots.element_index(batch.numbers)
+        i, j = batch.pair
+        pair_type = element[i] * len(self.slots.elements) + element[j]
+        n_atoms = len(element)
+        frames = frames.to_dtype(self.dtype)
+        cut = envelope(frames.distance, self.config.cutoff)
+        radial = self.radial(frames.distance, pair_type)
+        feature = self._initial(element, radial, cut, batch.pair, frames.wigner)
+        state = [self.start(radial)]
+        state += [radial.new_zeros(len(i), *((2,) if k > 1 else ()), w) for k, w in enumerate(self.widths) if k]
+        for layer, bond in enumerate(self.bonds):
+            state = bond(feature, state, radial, batch.pair, frames.wigner)
+            if layer < len(self.messages):
+                message = self.messages[layer](state, cut, batch.pair, frames.wigner, n_atoms)
+                feature = self.updates[layer](feature, message)
+        block = self.pair_readout(state, pair_type, frames.distance) * cut[:, None, None]
+        rotation = frames.slot_rotation(self.slots)
+        block = rotation @ block @ rotation.mT
+        block = 0.5 * (block + block.index_select(0, batch.reverse).mT)
+        energy = self.energy_readout(feature[0][:, 0], element)
+        return NetworkOutput(Blocks(self.atom_readout(feature, element), block), energy)
+
+    def _initial(
+        self, element: Tensor, radial: Tensor, cut: Tensor, pair: Tensor, wigner: tuple[Tensor, ...]
+    ) -> list[Tensor]:
+        """Element embedding, and radial functions times spherical harmonics summed over the neighbours."""
+        n_atoms, natural = len(element), self.config.natural
+        weights = (self.first(radial) * cut[:, None]).view(-1, self.l_max + 1, natural)
+        feature, message = [], []
+        for l, (n, u) in enumerate(self.channels):
+            # the m = 0 column of the Wigner matrix is the spherical harmonic of the bond
+            term = wigner[l][:, :, l, None] * weights[:, l, None, :]
+            summed = term.new_zeros(n_atoms, 2 * l + 1, n).index_add(0, pair[0], term)
+            message.append(torch.cat([summed, summed.new_zeros(n_atoms, 2 * l + 1, u)], -1) if u else summed)
+            feature.append(torch.zeros_like(message[-1]))
+        feature[0] = self.embedding[element][:, None]
+        return self.first_update(feature, message)

@@ -1,0 +1,69 @@
+"""Observables: what a calculation gives, each field a value or None. Reference labels and predictions are the same."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+
+@dataclass(frozen=True, eq=False)
+class Observables:
+    """Results for one molecule, in atomic units and in mlsemi's AO order.
+
+    A field that a method does not have is None. Spin axis: one entry for a restricted state, two (alpha, beta) for an
+    unrestricted one.
+
+    Attributes:
+        energy: total energy [Eh].
+        fock: Fock or Kohn-Sham matrix [Eh], shape (spin, ao, ao).
+        overlap: overlap matrix, shape (ao, ao).
+        density: density matrix of all electrons of a spin (both spins together if restricted), shape (spin, ao, ao).
+        mo_energy: orbital energies [Eh], ascending, shape (spin, mo).
+        mo_coeff: orbital coefficients, shape (spin, ao, mo).
+        mo_occ: occupations, shape (spin, mo).
+        dipole: dipole moment about the origin of coordinates [e bohr], shape (3,).
+        gradient: derivative of the energy with respect to the nuclei [Eh/bohr], shape (atom, 3).
+        charges_mulliken: Mulliken charges [e], shape (atom,).
+        charges_loewdin: Loewdin charges [e], shape (atom,).
+        energy_error_estimate: expected absolute error of the energy against the reference method [Eh].
+        residual: largest element of |F D S - S D F| of the state [Eh].
+        seconds: wall time spent.
+        warnings: what the user should know about this result.
+    """
+
+    energy: float | None = None
+    fock: np.ndarray | None = None
+    overlap: np.ndarray | None = None
+    density: np.ndarray | None = None
+    mo_energy: np.ndarray | None = None
+    mo_coeff: np.ndarray | None = None
+    mo_occ: np.ndarray | None = None
+    dipole: np.ndarray | None = None
+    gradient: np.ndarray | None = None
+    charges_mulliken: np.ndarray | None = None
+    charges_loewdin: np.ndarray | None = None
+    energy_error_estimate: float | None = None
+    residual: float | None = None
+    seconds: float | None = None
+    warnings: tuple[str, ...] = field(default=())
+
+    @property
+    def homo(self) -> float | None:
+        """Energy of the highest occupied orbital [Eh], over both spins."""
+        if self.mo_energy is None or self.mo_occ is None or not (self.mo_occ > 0).any():
+            return None
+        return float(self.mo_energy[self.mo_occ > 0].max())
+
+    @property
+    def lumo(self) -> float | None:
+        """Energy of the lowest empty orbital [Eh], over both spins; None if all orbitals are occupied."""
+        if self.mo_energy is None or self.mo_occ is None or not (self.mo_occ == 0).any():
+            return None
+        return float(self.mo_energy[self.mo_occ == 0].min())
+
+    @property
+    def gap(self) -> float | None:
+        """LUMO minus HOMO [Eh]."""
+        homo, lumo = self.homo, self.lumo
+        return None if homo is None or lumo is None else lumo - homo

@@ -1,0 +1,392 @@
+"""The label farm: many single-threaded PySCF processes, one writer, safe against being killed.
+
+Workers solve, the parent alone writes: each record goes to a journal beside the label file, and from there to the label
+file at intervals and at the end. A run that is started again reads both and does what is missing.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import multiprocessing
+import os
+import threading
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyscf
+from pyscf import lib
+
+import mlsemi
+from mlsemi.basis import Basis
+from mlsemi.data.journal import Journal, raise_differing
+from mlsemi.data.store import LabelStore, Record, molecule_key, write_store
+from mlsemi.layout import AO_ORDER
+from mlsemi.molecule import Molecule
+from mlsemi.observables import Observables
+from mlsemi.reference.mean_field import (
+    RESIDUAL_TOLERANCE,
+    InitialDensity,
+    grid_description,
+    resolve_functional,
+    solve,
+)
+
+_WORKER_VARIABLES = {
+    "OMP_NUM_THREADS": "1",
+    "MKL_NUM_THREADS": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+    # glibc gives large arrays back to the system and asks for them again; touching fresh pages is slow
+    "MALLOC_MMAP_MAX_": "0",
+    "MALLOC_TRIM_THRESHOLD_": str(1 << 31),
+}
+_MUST_AGREE = ("method", "resolved_functional", "grid", "basis_hash", "ao_order", "gradient", "residual_tolerance")
+
+PACK_SECONDS = 600.0
+"""The label file is brought up to date at this interval, so that it can be used while the run goes on."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """State of a run.
+
+    Attributes:
+        total: geometries asked for, without repetitions.
+        before: of these, done by earlier runs.
+        done: labels made by this run.
+        failed: failures of this run.
+        seconds: wall time of this run so far.
+        starting: part of it until the first record came, mostly the start of the processes.
+    """
+
+    total: int
+    before: int
+    done: int
+    failed: int
+    seconds: float
+    starting: float = 0.0
+
+    @property
+    def finished(self) -> int:
+        """Geometries that need no more work."""
+        return self.before + self.done + self.failed
+
+    @property
+    def per_second(self) -> float:
+        """Labels per second in this run, after the first."""
+        count, seconds = self.done + self.failed, self.seconds
+        if count > 1 and seconds > self.starting:
+            count, seconds = count - 1, seconds - self.starting
+        return count / seconds if seconds > 0 else 0.0
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Outcome of a run.
+
+    Attributes:
+        progress: the counts.
+        failures: reason and how often, over this run.
+        interrupted: stopped by Ctrl-C: run it again to go on.
+    """
+
+    progress: Progress
+    failures: dict[str, int]
+    interrupted: bool
+
+
+def run_attributes(*, method: str, basis: Basis, gradient: bool, residual_tolerance: float) -> dict[str, Any]:
+    """What a label file says about how it was made."""
+    return {
+        "method": method.strip().lower(),
+        "resolved_functional": resolve_functional(method),
+        "grid": grid_description(method),
+        "basis_name": basis.name,
+        "basis_hash": basis.content_hash(),
+        "basis_json": json.dumps(basis.to_json()),
+        "ao_order": AO_ORDER,
+        "gradient": gradient,
+        "residual_tolerance": residual_tolerance,
+        "versions": json.dumps(_versions()),
+    }
+
+
+def _versions() -> dict[str, str]:
+    from pyscf.dft import libxc
+
+    return {
+        "mlsemi": getattr(mlsemi, "__version__", "unknown"),
+        "pyscf": pyscf.__version__,
+        "libxc": str(getattr(libxc, "__version__", "unknown")),
+        "numpy": np.__version__,
+    }
+
+
+def label(
+    molecules: Sequence[Molecule],
+    path: str | Path,
+    *,
+    method: str,
+    basis: Basis,
+    jobs: int = 1,
+    gradient: bool = False,
+    residual_tolerance: float = RESIDUAL_TOLERANCE,
+    initial_density: InitialDensity | None = None,
+    retry_failed: bool = False,
+    report: Callable[[Progress], None] | None = None,
+    pack_seconds: float = PACK_SECONDS,
+    max_memory_mb: float = 4000,
+) -> Summary:
+    """Label molecules in parallel; goes on where an earlier run into the same file stopped.
+
+    Processes are started by 'spawn': call it from a module whose main part is guarded by `if __name__ == "__main__"`.
+
+    Args:
+        molecules: what to label; repetitions are done once.
+        path: label file (HDF5); `<path>.journal` stands beside it until the run is complete.
+        method: 'hf' or a functional in PySCF's notation.
+        basis: basis set.
+        jobs: processes, each with one thread.
+        gradient: also nuclear gradients.
+        residual_tolerance: see `solve`.
+        initial_density: see `solve`; must be picklable.
+        retry_failed: try again what failed in an earlier run.
+        report: called after each record.
+        pack_seconds: how often the label file is brought up to date meanwhile.
+        max_memory_mb: for each process [MB].
+
+    Raises:
+        ValueError: for no molecules, an unknown method, elements outside of the basis, or a file made with other
+            settings or being written by another process.
+        OSError: if the disk is full; all records so far are safe.
+    """
+    if not molecules:
+        raise ValueError("molecules is empty: nothing to label")
+    if jobs < 1:
+        raise ValueError(f"jobs={jobs} must be at least 1")
+    for number in sorted({z for m in molecules for z in m.numbers.tolist()}):
+        basis.shells(number)
+    settings = run_attributes(method=method, basis=basis, gradient=gradient, residual_tolerance=residual_tolerance)
+    ledger = _Ledger(Path(path), settings)
+    try:
+        tasks, order = {}, {}
+        for index, molecule in enumerate(molecules):
+            key = molecule_key(molecule)
+            if key not in order:
+                order[key] = index
+                if not (key in ledger.known and (ledger.known[key] or not retry_failed)):
+                    tasks[index] = molecule
+        work = partial(
+            _work,
+            method=method,
+            basis=basis,
+            gradient=gradient,
+            residual_tolerance=residual_tolerance,
+            initial_density=initial_density,
+            max_memory_mb=max_memory_mb,
+        )
+        return _run(tasks, work, ledger, order, jobs=jobs, report=report, pack_seconds=pack_seconds)
+    finally:
+        ledger.close()
+
+
+def _run(
+    tasks: dict[int, Molecule],
+    work: Callable[[int, Molecule], Record],
+    ledger: _Ledger,
+    order: dict[str, int],
+    *,
+    jobs: int,
+    report: Callable[[Progress], None] | None,
+    pack_seconds: float,
+) -> Summary:
+    """Collect and write what the workers give."""
+    start = time.perf_counter()
+    reasons: Counter[str] = Counter()
+    progress = Progress(len(order), len(order) - len(tasks), 0, 0, 0.0)
+    interrupted = False
+    next_pack = start + pack_seconds
+    results = _solved(tasks, work, min(jobs, max(len(tasks), 1)))
+    try:
+        for record in results:
+            ledger.append(record)
+            reasons.update([record.failure] if record.failure else [])
+            failed = bool(record.failure)
+            now = time.perf_counter()
+            progress = replace(
+                progress, done=progress.done + (not failed), failed=progress.failed + failed, seconds=now - start
+            )
+            if progress.done + progress.failed == 1:
+                progress = replace(progress, starting=now - start)
+            if report:
+                report(progress)
+            if now > next_pack:
+                ledger.pack(order)
+                # packing costs time in proportion to what there is: never more than a twentieth of the run
+                next_pack = time.perf_counter() + max(pack_seconds, 20 * (time.perf_counter() - now))
+    except KeyboardInterrupt:
+        interrupted = True
+    finally:
+        results.close()
+    ledger.pack(order, final=not interrupted)
+    return Summary(progress, dict(reasons), interrupted)
+
+
+class _Ledger:
+    """Label file and journal of a run taken together."""
+
+    def __init__(self, path: Path, settings: dict[str, Any]) -> None:
+        self.path, self.settings = path, settings
+        if not path.parent.is_dir():
+            raise ValueError(f"no such folder for the output: {path.parent}")
+        self.known: dict[str, bool] = {}
+        agreed = {k: settings[k] for k in _MUST_AGREE}
+        if path.exists():
+            with LabelStore.open(path) as store:
+                differing = [k for k in _MUST_AGREE if store.attrs.get(k) != settings[k]]
+                if differing:
+                    raise_differing(str(path), store.attrs, agreed, differing)
+                if store.fock_encoding != "full":
+                    raise ValueError(f"{path} stores Fock matrices as {store.fock_encoding}: give another output")
+                self.known.update(store.keys())
+        self.journal = Journal(path.with_name(path.name + ".journal"), agreed)
+        self.known.update({key: labelled for key, labelled, _ in self.journal.places})
+
+    def append(self, record: Record) -> None:
+        """Put a record where it is safe."""
+        self.journal.append(record)
+
+    def pack(self, order: dict[str, int], *, final: bool = False) -> None:
+        """Write the label file from itself and the journal, in the order of the input; at the end drop the journal."""
+        if self.journal.places or not self.path.exists():
+            store = LabelStore.open(self.path) if self.path.exists() else None
+            try:
+                write_store(self.path, self._merged(store, order), self.settings)
+            finally:
+                if store:
+                    store.close()
+        if final:
+            self.journal.close(remove=True)
+
+    def _merged(self, store: LabelStore | None, order: dict[str, int]) -> Iterator[Record]:
+        """Records of both, the journal's (the later one) where both have it."""
+        last = {key: offset for key, _, offset in self.journal.places}
+        sources: list[tuple[int, str, int]] = [(order.get(k, len(order)), "journal", o) for k, o in last.items()]
+        if store:
+            sources += [(order.get(k, len(order)), "store", row) for row, k in enumerate(store.keys()) if k not in last]
+        for place, source, where in sorted(sources):
+            record = self.journal.read(where) if source == "journal" else store.any_record(where)  # pyright: ignore
+            yield replace(record, index=place if place < len(order) else -1)
+
+    def close(self) -> None:
+        """Let the files go; the journal stays if it was not dropped."""
+        self.journal.close()
+
+
+def _solved(tasks: dict[int, Molecule], work: Callable[[int, Molecule], Record], jobs: int) -> Generator[Record]:
+    """Records as they are finished. A worker that dies (memory) costs the molecule that killed it, not the run."""
+    queue = deque(tasks)
+    suspects: deque[int] = deque()
+    with _worker_environment():
+        while queue or suspects:
+            alone = bool(suspects)
+            source = deque([suspects.popleft()]) if alone else queue
+            pool = _pool(1 if alone else jobs)
+            running: dict[Future[Record], int] = {}
+            try:
+                while source or running:
+                    # few in flight: all of them are suspects if a worker dies
+                    while source and len(running) < (1 if alone else 2 * jobs):
+                        index = source.popleft()
+                        running[pool.submit(work, index, tasks[index])] = index
+                    for future in wait(running, return_when=FIRST_COMPLETED).done:
+                        record = future.result()
+                        del running[future]
+                        yield record
+            except BrokenProcessPool:
+                left = sorted(running.values())
+                if alone:
+                    reason = "the process died while it worked on this molecule (out of memory?)"
+                    yield from (Record(tasks[i], failure=reason, index=i) for i in left)
+                else:
+                    suspects.extend(left)
+            finally:
+                _stop(pool)
+
+
+def _pool(jobs: int) -> ProcessPoolExecutor:
+    return ProcessPoolExecutor(
+        jobs, mp_context=multiprocessing.get_context("spawn"), initializer=_prepare_worker, initargs=(os.getpid(),)
+    )
+
+
+def _stop(pool: ProcessPoolExecutor) -> None:
+    """End a pool without waiting for what it works on."""
+    processes = list((getattr(pool, "_processes", None) or {}).values())
+    pool.shutdown(wait=False, cancel_futures=True)
+    for process in processes:
+        process.terminate()
+    for process in processes:
+        process.join(timeout=10)
+
+
+@contextmanager
+def _worker_environment() -> Iterator[None]:
+    """For processes started inside: one thread each, memory kept. The variables are read when their libraries load."""
+    before = {k: os.environ.get(k) for k in _WORKER_VARIABLES}
+    os.environ.update(_WORKER_VARIABLES)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+def _prepare_worker(parent: int) -> None:
+    """In a worker: one thread; Ctrl-C is the parent's business; no life without a parent."""
+    import signal
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    lib.num_threads(1)
+    gc.freeze()  # what is loaded stays: collections after each molecule need not look at it
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def _work(index: int, molecule: Molecule, **options: Any) -> Record:  # noqa: ANN401
+    """In a worker: one label, or the reason why there is none."""
+    try:
+        result = solve(molecule, **options)
+    except Exception as error:  # noqa: BLE001 (whatever goes wrong belongs to this molecule, not to the run)
+        return Record(molecule, failure=f"{type(error).__name__}: {error}", index=index)
+    finally:
+        gc.collect()  # PySCF's objects are cyclic and large
+    obs = result.observables
+    kept = Observables(
+        energy=obs.energy,
+        fock=obs.fock,
+        mo_energy=obs.mo_energy,
+        dipole=obs.dipole,
+        gradient=obs.gradient,
+        residual=obs.residual,
+        seconds=obs.seconds,
+    )
+    scheme = f"{result.scheme}/{result.fock_builds}"
+    return Record(molecule, kept, scheme=scheme, degenerate=result.degenerate, index=index)

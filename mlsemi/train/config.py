@@ -1,0 +1,180 @@
+"""The training configuration: one TOML file."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from mlsemi.baseline import KINDS
+from mlsemi.nn.network import NetworkConfig
+
+SPLITS = ("random", "molecule")
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Which labels.
+
+    Attributes:
+        labels: label files, relative to the configuration file.
+        split: "random": a share of the labels validates; "molecule": whole molecules by the fixed hash of their
+            canonical SMILES (`mlsemi.data.split`), test molecules are left out altogether.
+        validation: share of the labels that validate, for the random split.
+        limit: use only the first so many labels.
+    """
+
+    labels: tuple[str, ...]
+    split: str = "random"
+    validation: float = 0.1
+    limit: int | None = None
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    """Weights of the parts of the loss, each a mean over molecules.
+
+    Attributes:
+        ao: mean absolute error of the elements of F [mEh].
+        orthonormal: the same in the basis S^-1/2 F S^-1/2 [mEh].
+        occupied_virtual: root mean square over the occupied-virtual block in the reference orbitals [mEh].
+        energy: absolute error of the repulsive energy per atom [mEh].
+    """
+
+    ao: float = 1.0
+    orthonormal: float = 0.2
+    occupied_virtual: float = 0.1
+    energy: float = 0.2
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """How long and how.
+
+    Attributes:
+        steps: optimizer steps.
+        batch: molecules in a step.
+        learning_rate: peak of the schedule.
+        warmup: steps of linear warm-up; a cosine to zero follows.
+        weight_decay: of AdamW.
+        clip: largest norm of the gradient.
+        ema: decay of the moving average of the weights, which is what is validated and saved.
+        seed: of weights and order.
+        validate_every: steps between validations (and resumable states).
+        device: "cpu" or "cuda".
+        threads: torch threads; None leaves the default.
+    """
+
+    steps: int = 10000
+    batch: int = 8
+    learning_rate: float = 3e-3
+    warmup: int = 200
+    weight_decay: float = 0.0
+    clip: float = 1.0
+    ema: float = 0.999
+    seed: int = 0
+    validate_every: int = 500
+    device: str = "cpu"
+    threads: int | None = None
+
+
+@dataclass(frozen=True)
+class Config:
+    """A training run.
+
+    Attributes:
+        name: name of the model.
+        output: folder of the run, relative to the configuration file.
+        baseline: kind of F0.
+        data: labels.
+        network: size.
+        loss: weights.
+        training: schedule.
+    """
+
+    name: str
+    output: Path
+    baseline: str
+    data: DataConfig
+    network: NetworkConfig = field(default_factory=NetworkConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+
+
+def read_config(path: str | Path) -> Config:
+    """Reads a configuration; paths in it are relative to its folder.
+
+    Raises:
+        ValueError: if the file is missing or no TOML, or holds an unknown key or value.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ValueError(f"no such configuration: {path}")
+    try:
+        data = tomllib.loads(path.read_text())
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is not a TOML file: {error}") from error
+    parts = {"data": DataConfig, "network": NetworkConfig, "loss": LossConfig, "training": TrainingConfig}
+    unknown = sorted(set(data) - set(parts) - {"name", "output", "baseline"})
+    if unknown:
+        raise ValueError(f"{path}: unknown key(s) {unknown}; known: name, output, baseline, {', '.join(parts)}")
+    built: dict[str, Any] = {key: _section(kind, data.get(key, {}), key, path) for key, kind in parts.items()}
+    folder = path.resolve().parent
+    labels = tuple(str(folder / label) for label in built["data"].labels)
+    built["data"] = DataConfig(**{**vars(built["data"]), "labels": labels})
+    name = str(data.get("name", path.stem))
+    config = Config(
+        name=name,
+        output=folder / str(data.get("output", f"runs/{name}")),
+        baseline=str(data.get("baseline", "atoms")),
+        **built,
+    )
+    _check(config, path)
+    return config
+
+
+def _section(kind: type, values: Any, key: str, path: Path) -> Any:
+    if not isinstance(values, Mapping):
+        raise ValueError(f"{path}: {key!r} must be a table, [{key}]")
+    known = {f.name: f for f in fields(kind)}
+    unknown = sorted(set(values) - set(known))
+    if unknown:
+        raise ValueError(f"{path}: unknown key(s) {unknown} in [{key}]; known: {', '.join(known)}")
+    if key == "data" and not isinstance(values.get("labels"), (list, str)):
+        raise ValueError(f'{path}: [data] needs labels = ["FILE.h5", ...]')
+    clean = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+    if isinstance(clean.get("labels"), str):
+        clean["labels"] = (clean["labels"],)
+    for k, value in clean.items():
+        kind_of = str(known[k].type)
+        numeric = kind_of.startswith(("int", "float"))
+        wanted = int if kind_of.startswith("int") else (int, float)
+        if numeric and (isinstance(value, bool) or not isinstance(value, wanted)):
+            raise ValueError(f"{path}: [{key}] {k} = {value!r} must be {'an integer' if wanted is int else 'a number'}")
+        if kind_of.startswith("tuple"):
+            member = int if "int" in kind_of else str
+            if not isinstance(value, tuple) or not value or not all(type(v) is member for v in value):
+                raise ValueError(f"{path}: [{key}] {k} = {value!r} must be a list of {member.__name__}, not empty")
+    return kind(**clean)
+
+
+def _check(config: Config, path: Path) -> None:
+    """Refuses values that cannot work."""
+    if config.baseline not in KINDS:
+        raise ValueError(f"{path}: baseline = {config.baseline!r} must be one of {', '.join(KINDS)}")
+    if config.data.split not in SPLITS:
+        raise ValueError(f"{path}: [data] split = {config.data.split!r} must be one of {', '.join(SPLITS)}")
+    if not 0 < config.data.validation < 1:
+        raise ValueError(f"{path}: [data] validation = {config.data.validation} must lie between 0 and 1")
+    if config.data.limit is not None and config.data.limit <= 1:
+        raise ValueError(f"{path}: [data] limit = {config.data.limit} must be 2 at least: one label validates")
+    training = config.training
+    for key in ("steps", "batch", "learning_rate", "clip", "validate_every"):
+        if getattr(training, key) <= 0:
+            raise ValueError(f"{path}: [training] {key} = {getattr(training, key)} must be positive")
+    if not 0 <= training.ema < 1:
+        raise ValueError(f"{path}: [training] ema = {training.ema} must lie in [0, 1)")
+    if training.device not in ("cpu", "cuda"):
+        raise ValueError(f"{path}: [training] device = {training.device!r} must be cpu or cuda")

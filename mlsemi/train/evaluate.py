@@ -1,0 +1,353 @@
+"""Evaluation of a model on labels: every metric, and what the parity plots show."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mlsemi.basis import Basis
+from mlsemi.batch import Batch
+from mlsemi.checkpoint import Header
+from mlsemi.data.pack import check_encoding, whole_fock
+from mlsemi.data.smiles import side_of
+from mlsemi.data.store import LabelStore, Record
+from mlsemi.engine import Engine, Prediction
+from mlsemi.molecule import Molecule, symbol_of
+from mlsemi.properties.multipoles import dipole
+from mlsemi.state import ElectronicState, solve_state
+from mlsemi.train.metrics import Row, State, average, by_class, state_errors
+
+SPLITS = ("all", "train", "validation", "test")
+_BATCH_AOS = 400
+"""Orbitals of a batch together: larger ones are no faster on a CPU."""
+_FOCK_SAMPLES = 200_000
+_SINGLE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+
+Report = Callable[[str, int, int, float], None]
+"""Stage ("predict" or "variational"), molecules done, of how many, molecules per second."""
+
+
+@dataclass(eq=False)
+class Parity:
+    """Pairs of reference and prediction for the plots [a.u.], each a list of arrays of shape (2, n)."""
+
+    fock: list[np.ndarray] = field(default_factory=list)
+    mo_energy: list[np.ndarray] = field(default_factory=list)
+    gap: list[np.ndarray] = field(default_factory=list)
+    dipole: list[np.ndarray] = field(default_factory=list)
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluation:
+    """What an evaluation gives.
+
+    Attributes:
+        rows: numbers of each molecule [a.u.], in the order of the labels.
+        parity: for the plots.
+        metrics: averages over the molecules, by name with unit.
+        classes: brief averages by number of heavy atoms; empty for a single formula.
+        warnings: what the reader should know.
+    """
+
+    rows: list[Row]
+    parity: Parity
+    metrics: dict[str, float]
+    classes: dict[str, dict[str, float]]
+    warnings: tuple[str, ...]
+
+
+def select(store: LabelStore, *, split: str = "all", limit: int | None = None) -> list[int]:
+    """Numbers of the labels of a part of the split by molecule.
+
+    Raises:
+        ValueError: for an unknown part, labels that are not named by SMILES, or nothing selected.
+    """
+    if split not in SPLITS:
+        raise ValueError(f"split={split!r} must be one of {', '.join(SPLITS)}")
+    chosen = [i for i in range(len(store)) if split == "all" or side_of(store.molecule(i)) == split][:limit]
+    if not chosen:
+        raise ValueError(f"no label of {store.path} is in split={split!r}: it holds {len(store)} labels")
+    return chosen
+
+
+def check_labels(header: Header, store: LabelStore, molecules: Sequence[Molecule]) -> tuple[str, ...]:
+    """Refuses labels that do not belong to a model; the AO order was checked on opening.
+
+    Returns:
+        Warnings about molecules outside of the domain of the model.
+
+    Raises:
+        ValueError: for another method or basis, or elements that the model does not cover.
+    """
+    if store.resolved_functional != header.resolved_functional:
+        raise ValueError(
+            f"label file {store.path} was made with {store.method!r} ({store.resolved_functional}), but model "
+            f"{header.name!r} is of {header.method!r} ({header.resolved_functional}): take labels of that method"
+        )
+    elements = {z for m in molecules for z in m.numbers.tolist()}
+    lacking = sorted(elements - set(header.elements))
+    if lacking:
+        raise ValueError(
+            f"label file {store.path} has {', '.join(map(symbol_of, lacking))}, but model {header.name!r} covers "
+            f"{', '.join(map(symbol_of, header.elements))} only"
+        )
+    if store.basis.content_hash(elements) != header.basis.content_hash(elements):
+        raise ValueError(
+            f"label file {store.path} is in basis {store.basis.name!r}, but model {header.name!r} in "
+            f"{header.basis.name!r}{' (other functions)' if store.basis.name == header.basis.name else ''}: take "
+            "labels in its basis"
+        )
+    known = header.domain.get("charges")
+    outside = sorted({m.charge for m in molecules} - set(known)) if known else []
+    return (f"charges {outside} were not among the labels that the model was trained on",) if outside else ()
+
+
+def evaluate(
+    header: Header,
+    engine: Engine,
+    store: LabelStore,
+    indices: Sequence[int],
+    *,
+    variational: bool = False,
+    jobs: int = 1,
+    report: Report | None = None,
+) -> Evaluation:
+    """Compares a model with labels.
+
+    Args:
+        header: what the model says of itself.
+        engine: the model.
+        store: labels; their Fock matrices may be whole, or residuals to the baseline of the model.
+        indices: which labels.
+        variational: also E[D] of the reference method at the predicted density, by PySCF.
+        jobs: processes for that, each with one thread; with several, call it from a guarded main module.
+        report: shows progress.
+
+    Raises:
+        ValueError: for labels that do not belong to the model.
+        ImportError: for `variational` without PySCF.
+    """
+    warnings = _reference_warnings(header) if variational else []
+    check_encoding(store, engine)
+    molecules = {i: store.molecule(i) for i in indices}
+    open_shells = [i for i in indices if molecules[i].spin]
+    used = [i for i in indices if not molecules[i].spin]
+    if not used:
+        raise ValueError(f"all {len(indices)} labels chosen from {store.path} are open shells: not covered yet")
+    warnings += check_labels(header, store, [molecules[i] for i in used])
+    if open_shells:
+        warnings.append(f"{len(open_shells)} labels of open shells were left out")
+    say = report or (lambda stage, done, total, rate: None)
+    rows, parity, densities = _predict_all(engine, store, used, molecules, keep=variational, say=say)
+    if variational:
+        failed = _variational_all(header, [molecules[i] for i in used], densities, rows, jobs=jobs, say=say)
+        if failed:
+            warnings.append(f"{len(failed)} variational energies failed, the first: {failed[0]}")
+    return Evaluation(rows, parity, average(rows), by_class(rows), tuple(warnings))
+
+
+def _reference_warnings(header: Header) -> list[str]:
+    """Fails without PySCF before anything is computed; warns if a method's name means something else in this one."""
+    try:
+        from mlsemi.reference.mean_field import resolve_functional
+    except ImportError as error:
+        raise ImportError(f"variational energies need PySCF ({error}): install mlsemi[reference]") from error
+    now = resolve_functional(header.method)
+    if now == header.resolved_functional:
+        return []
+    return [f"{header.method} means {now} in this PySCF, but {header.resolved_functional} in the labels of the model"]
+
+
+def _predict_all(
+    engine: Engine,
+    store: LabelStore,
+    indices: Sequence[int],
+    molecules: dict[int, Molecule],
+    *,
+    keep: bool,
+    say: Report,
+) -> tuple[list[Row], Parity, list[np.ndarray]]:
+    """Rows, parity and, where `keep`, densities, in the order of `indices`."""
+    n_ao = {i: sum(map(engine.basis.n_ao, molecules[i].numbers.tolist())) for i in indices}
+    order = sorted(range(len(indices)), key=lambda k: n_ao[indices[k]])
+    rows: list[Row] = [{} for _ in indices]
+    densities = [np.zeros(0)] * len(indices)
+    total = sum(n_ao[i] ** 2 for i in indices)
+    parity, random = Parity(), np.random.default_rng(0)
+    start, done = time.perf_counter(), 0
+    while done < len(order):
+        members: list[int] = []
+        size = 0
+        for k in order[done:]:
+            size += n_ao[indices[k]]
+            if members and size > _BATCH_AOS:
+                break
+            members.append(k)
+        records = [store.record(indices[k]) for k in members]
+        for k, record, (row, density) in zip(
+            members, records, _predict_batch(engine, store, records, parity, random, _FOCK_SAMPLES / total), strict=True
+        ):
+            labels: Row = {"label": indices[k], "index": record.index, "name": record.molecule.name}
+            rows[k] = labels | row
+            if keep:
+                densities[k] = density
+        done += len(members)
+        say("predict", done, len(order), done / (time.perf_counter() - start))
+    return rows, parity, densities
+
+
+def _predict_batch(
+    engine: Engine,
+    store: LabelStore,
+    records: Sequence[Record],
+    parity: Parity,
+    random: np.random.Generator,
+    fraction: float,
+) -> Iterator[tuple[Row, np.ndarray]]:
+    """Row and density of each molecule of a batch."""
+    batch = engine.batch([r.molecule for r in records])
+    with torch.no_grad():
+        prediction = engine(batch, dipole=True)
+        state, exact = prediction.state, prediction.integrals
+        reference = _reference_state(engine, store, records, batch, prediction)
+        assert exact.dipole is not None
+        moments = dipole(state.density, exact.dipole, batch)
+    matrices = (state.fock, reference.fock, exact.baseline.fock, state.overlap, state.density)
+    fock, fock_ref, baseline, overlap, density = (_numpy(m) for m in matrices)
+    for k, record in enumerate(records):
+        n, mol, obs = int(batch.n_ao[k]), record.molecule, record.observables
+        cut = (k, slice(n), slice(n))
+        n_occupied = int((state.mo_occ[k] > 0).sum())
+        found = State(fock[cut], _numpy(state.mo_energy)[k, :n], _numpy(state.mo_coeff)[cut])
+        energies = _numpy(reference.mo_energy)[k, :n]
+        if obs.mo_energy is not None and obs.mo_energy.shape[-1] == n:
+            energies = obs.mo_energy[0]
+        wanted = State(fock_ref[cut], energies, _numpy(reference.mo_coeff)[cut])
+        row: Row = {
+            "formula": mol.formula,
+            "n_atoms": mol.n_atoms,
+            "n_heavy": int((mol.numbers > 1).sum()),
+            "n_ao": n,
+            **state_errors(found, wanted, overlap[cut], n_occupied),
+            "baseline_h_mae": float(np.abs(baseline[cut] - fock_ref[cut]).mean()),
+            "energy": float(obs.energy if obs.energy is not None else np.nan),
+            "energy_fast": float(prediction.energy[k]),
+        }
+        row["energy_fast_error"] = float(row["energy_fast"]) - float(row["energy"])
+        chosen = random.random((n, n)) < fraction
+        parity.fock.append(np.stack([wanted.fock[chosen], found.fock[chosen]]))
+        parity.mo_energy.append(np.stack([wanted.mo_energy, found.mo_energy])[:, : n_occupied + 1])
+        if n > n_occupied:
+            ends = slice(n_occupied - 1, n_occupied + 1)
+            parity.gap.append(np.stack([np.diff(wanted.mo_energy[ends]), np.diff(found.mo_energy[ends])]))
+        if obs.dipole is not None:
+            moment = _numpy(moments)[k]
+            row["dipole_error"] = float(np.linalg.norm(moment - obs.dipole))
+            row["dipole_norm_error"] = float(np.linalg.norm(moment) - np.linalg.norm(obs.dipole))
+            parity.dipole.append(np.stack([obs.dipole, moment]))
+        yield row, density[cut]
+
+
+def _reference_state(
+    engine: Engine, store: LabelStore, records: Sequence[Record], batch: Batch, prediction: Prediction
+) -> ElectronicState:
+    """States of the labelled Fock matrices."""
+    baseline = prediction.integrals.baseline.fock
+    stored = torch.zeros_like(baseline)
+    for k, record in enumerate(records):
+        value = record.observables.fock
+        assert value is not None
+        stored[k, : value.shape[-1], : value.shape[-1]] = torch.from_numpy(value[0])
+    fock = whole_fock(store, stored, engine, batch, baseline)
+    return solve_state(fock, prediction.state.overlap, batch)
+
+
+def _numpy(tensor: Tensor) -> np.ndarray:
+    return tensor.detach().cpu().numpy()
+
+
+def _variational_all(
+    header: Header,
+    molecules: Sequence[Molecule],
+    densities: Sequence[np.ndarray],
+    rows: Sequence[Row],
+    *,
+    jobs: int,
+    say: Report,
+) -> list[str]:
+    """Adds the variational energies to the rows; gives the reasons of failures."""
+    failed: list[str] = []
+    start = time.perf_counter()
+
+    def take(done: int, k: int, energy: float, estimate: float | None, failure: str) -> None:
+        row = rows[k]
+        row["energy_variational"] = energy
+        row["energy_variational_error"] = energy - float(row["energy"])
+        row["error_estimate"] = float("nan") if estimate is None else estimate
+        if failure:
+            failed.append(f"{molecules[k].name or molecules[k].formula}: {failure}")
+        say("variational", done, len(rows), done / (time.perf_counter() - start))
+
+    if jobs == 1:
+        for k, (molecule, density) in enumerate(zip(molecules, densities, strict=True)):
+            take(k + 1, k, *_one_variational(molecule, header.basis, density, header.method))
+        return failed
+    with _pool(jobs) as pool:
+        futures: dict[Future, int] = {
+            pool.submit(_one_variational, molecule, header.basis, density, header.method): k
+            for k, (molecule, density) in enumerate(zip(molecules, densities, strict=True))
+        }
+        for done, future in enumerate(as_completed(futures), start=1):
+            take(done, futures[future], *future.result())
+    return failed
+
+
+def _one_variational(
+    molecule: Molecule, basis: Basis, density: np.ndarray, method: str
+) -> tuple[float, float | None, str]:
+    """Energy, error estimate, and the reason of a failure."""
+    from mlsemi.reference.variational import variational
+
+    try:
+        found = variational(molecule, basis, density, method=method)
+    except (ValueError, RuntimeError) as error:
+        return float("nan"), None, str(error)
+    return found.energy, found.error_estimate, ""
+
+
+@contextmanager
+def _pool(jobs: int) -> Iterator[ProcessPoolExecutor]:
+    """Processes with one thread each; they end at once if the block fails or is interrupted."""
+    before = {name: os.environ.get(name) for name in _SINGLE_THREAD}
+    os.environ.update(_SINGLE_THREAD)
+    pool = ProcessPoolExecutor(
+        jobs,
+        mp_context=multiprocessing.get_context("spawn"),
+        initializer=signal.signal,
+        initargs=(signal.SIGINT, signal.SIG_IGN),
+    )
+    try:
+        yield pool
+        pool.shutdown()
+    except BaseException:
+        processes = list((getattr(pool, "_processes", None) or {}).values())
+        pool.shutdown(wait=False, cancel_futures=True)
+        for process in processes:
+            process.terminate()
+        raise
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value

@@ -1,0 +1,50 @@
+"""Losses: the error of F in the metrics that matter, and of the repulsive energy."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from mlsemi.blocks import BlockMap
+from mlsemi.nn.network import NetworkOutput
+from mlsemi.train.config import LossConfig
+from mlsemi.train.samples import SampleBatch
+
+_MILLI = 1e3
+
+
+def loss_terms(output: NetworkOutput, blocks: BlockMap, samples: SampleBatch) -> dict[str, Tensor]:
+    """Mean over the molecules of each error [mEh].
+
+    Returns:
+        `ao`: mean absolute error over all n^2 elements. `orthonormal`: the same of S^-1/2 dF S^-1/2.
+        `occupied_virtual`: root mean square of the occupied-virtual block of C^T dF C. `energy`: absolute error of the
+        repulsive energy, per atom.
+    """
+    error = blocks.assemble(output.blocks) - samples.residual.to(output.blocks.diagonal.dtype)
+    n_ao = samples.batch.n_ao.to(error.dtype)
+    ao = error.abs().sum((1, 2)) / n_ao**2
+    root = samples.inverse_root.to(error.dtype)
+    orthonormal = (root @ error @ root).abs().sum((1, 2)) / n_ao**2
+    coefficients = samples.mo_coeff.to(error.dtype)
+    index = torch.arange(error.shape[-1], device=error.device)
+    occupied = (index < samples.n_occupied[:, None]).to(error.dtype)
+    virtual = ((index >= samples.n_occupied[:, None]) & samples.batch.ao_mask).to(error.dtype)
+    mixed = (coefficients * occupied[:, None]).mT @ error @ (coefficients * virtual[:, None])
+    count = (occupied.sum(1) * virtual.sum(1)).clamp(min=1)
+    # the square root has no derivative at zero, where an error below 1e-9 Eh does not matter
+    occupied_virtual = ((mixed**2).sum((1, 2)) / count + 1e-18).sqrt()
+    atoms = torch.zeros_like(samples.repulsion).index_add(
+        0, samples.batch.molecule, torch.ones_like(output.atom_energy)
+    )
+    energy = torch.zeros_like(samples.repulsion).index_add(0, samples.batch.molecule, output.atom_energy)
+    per_atom = (energy - samples.repulsion).abs() / atoms
+    parts = {"ao": ao, "orthonormal": orthonormal, "occupied_virtual": occupied_virtual, "energy": per_atom}
+    return {name: value.mean() * _MILLI for name, value in parts.items()}
+
+
+def total_loss(terms: dict[str, Tensor], weights: LossConfig) -> Tensor:
+    """Weighted sum of the terms."""
+    return sum(
+        (getattr(weights, name) * value for name, value in terms.items()), start=torch.zeros((), dtype=torch.float64)
+    )

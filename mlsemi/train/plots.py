@@ -1,0 +1,163 @@
+"""Pictures of a training run and of an evaluation."""
+
+from __future__ import annotations
+
+import csv
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mlsemi.train.evaluate import Evaluation
+from mlsemi.train.metrics import Row
+from mlsemi.units import DIPOLE_AU_IN_DEBYE, HARTREE_IN_EV, HARTREE_IN_KCAL_PER_MOL
+
+_TERMS = {
+    "ao": "F, AO elements: MAE",
+    "orthonormal": "F, orthonormal basis: MAE",
+    "occupied_virtual": "F, occupied-virtual block: rms",
+    "energy": "repulsive energy per atom: MAE",
+}
+_CORE = -3.0
+"""Orbital energies below this [Eh] are those of cores of the second row and later: they would squeeze all others."""
+_TRAIN, _VALIDATION = "#8a8a8a", "#b03a2e"
+
+
+def plot_curves(table: str | Path, picture: str | Path) -> bool:
+    """Draws the curves of a training run, one panel for each term of the loss.
+
+    Args:
+        table: `curves.csv` of the run.
+        picture: PNG to write; an existing one is replaced.
+
+    Returns:
+        False if there is nothing to draw yet.
+    """
+    path = Path(table)
+    if not path.is_file():
+        return False
+    with path.open(newline="") as file:
+        rows = [row for row in csv.DictReader(file) if None not in row.values()]
+    if not rows:
+        return False
+    figure, axes = _figure(2, 2, (10, 7))
+    steps = [int(row["step"]) for row in rows]
+    for axis, (term, title) in zip(axes, _TERMS.items(), strict=True):
+        for part, colour in (("train", _TRAIN), ("validation", _VALIDATION)):
+            values = [float(row.get(f"{part}_{term}_meh") or "nan") for row in rows]
+            # training errors are means over the steps since the row before, of the weights as they moved
+            axis.plot(steps, values, "o-", color=colour, label=part, markersize=3, linewidth=1.2)
+        axis.set(title=title, xlabel="step", ylabel="mEh", yscale="log")
+        axis.grid(True, which="both", alpha=0.2)
+        axis.legend(frameon=False)
+    _save(figure, Path(picture))
+    return True
+
+
+def plot_parity(evaluation: Evaluation, picture: str | Path, *, title: str) -> None:
+    """Draws predictions against labels.
+
+    Args:
+        evaluation: from `evaluate`.
+        picture: PNG to write; an existing one is replaced.
+        title: headline.
+    """
+    figure, axes = _figure(2, 3, (14, 8.5))
+    parity = evaluation.parity
+    _hexbin(axes[0], _joined(parity.fock), "elements of F", "Eh")
+    orbitals = _joined(parity.mo_energy)
+    _hexbin(axes[1], orbitals[:, orbitals[0] > _CORE], "orbitals, valence to LUMO", "Eh")
+    _scatter(axes[2], {"": _joined(parity.gap) * HARTREE_IN_EV}, "gap", "eV")
+    modes = {mode: _relative(evaluation.rows, f"energy_{mode}") for mode in ("fast", "variational")}
+    _scatter(axes[3], modes, "energy minus the mean of its formula", "kcal/mol")
+    _scatter(axes[4], {"": _joined(parity.dipole) * DIPOLE_AU_IN_DEBYE}, "dipole components", "D")
+    _errors(axes[5], evaluation.rows)
+    figure.suptitle(title)
+    _save(figure, Path(picture))
+
+
+def _figure(n_rows: int, n_columns: int, size: tuple[float, float]) -> tuple[Any, list[Any]]:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=size, layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure, list(np.atleast_1d(figure.subplots(n_rows, n_columns)).ravel())
+
+
+def _save(figure: Any, path: Path) -> None:
+    beside = path.with_name(path.name + ".part")
+    try:
+        figure.savefig(beside, format="png", dpi=120)
+        os.replace(beside, path)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def _joined(parts: Sequence[np.ndarray]) -> np.ndarray:
+    """Pairs side by side, shape (2, n)."""
+    return np.concatenate(parts, axis=1) if parts else np.zeros((2, 0))
+
+
+def _relative(rows: Sequence[Row], name: str) -> np.ndarray:
+    """Reference and predicted energies minus the mean reference of their formula [kcal/mol], shape (2, n)."""
+    used = [row for row in rows if np.isfinite(float(row.get(name, np.nan))) and np.isfinite(float(row["energy"]))]
+    mean = {
+        formula: np.mean([float(row["energy"]) for row in used if row["formula"] == formula])
+        for formula in {str(row["formula"]) for row in used}
+    }
+    table = [[float(row[key]) - mean[str(row["formula"])] for row in used] for key in ("energy", name)]
+    return np.array(table) * HARTREE_IN_KCAL_PER_MOL
+
+
+def _diagonal(axis: Any, pairs: np.ndarray, title: str, unit: str) -> None:
+    low, high = float(pairs.min()), float(pairs.max())
+    axis.plot([low, high], [low, high], color="black", linewidth=0.6, zorder=0)
+    axis.set(title=title, xlabel=f"reference [{unit}]", ylabel=f"predicted [{unit}]")
+
+
+def _hexbin(axis: Any, pairs: np.ndarray, title: str, unit: str) -> None:
+    if not pairs.size:
+        axis.set(title=f"{title}: none")
+        return
+    drawn = axis.hexbin(pairs[0], pairs[1], gridsize=80, bins="log", cmap="viridis", mincnt=1, linewidths=0.1)
+    axis.figure.colorbar(drawn, ax=axis, label="count")
+    _diagonal(axis, pairs, f"{title}: MAE {_amount(pairs, unit)}", unit)
+
+
+def _scatter(axis: Any, groups: dict[str, np.ndarray], title: str, unit: str) -> None:
+    present = {name: pairs for name, pairs in groups.items() if pairs.size}
+    if not present:
+        axis.set(title=f"{title}: none")
+        return
+    for (name, pairs), colour in zip(present.items(), ("#2e6f9e", _VALIDATION), strict=False):
+        label = f"{name} MAE {_amount(pairs, unit)}".strip()
+        axis.plot(pairs[0], pairs[1], "o", markersize=3, alpha=0.6, color=colour, label=label)
+    _diagonal(axis, np.concatenate(list(present.values()), axis=1), title, unit)
+    axis.legend(frameon=False)
+
+
+def _amount(pairs: np.ndarray, unit: str) -> str:
+    error = float(np.abs(pairs[1] - pairs[0]).mean())
+    return f"{error * 1e6:.3g} uEh" if unit == "Eh" else f"{error:.3g} {unit}"
+
+
+def _errors(axis: Any, rows: Sequence[Row]) -> None:
+    """Error estimate against the true error where there are any, else H MAE of the molecules."""
+    table = np.array(
+        [(row.get("energy_variational_error", np.nan), row.get("error_estimate", np.nan)) for row in rows], dtype=float
+    ).T
+    table = table[:, np.isfinite(table).all(0) & (table > 0).all(0)] * 1e6
+    if table.size:
+        axis.loglog(table[0], table[1], "o", markersize=3, alpha=0.6, color=_VALIDATION)
+        ends = [float(table.min()), float(table.max())]
+        axis.plot(ends, ends, color="black", linewidth=0.6, zorder=0)
+        axis.set(
+            title="variational energy: estimate of its error", xlabel="true error [uEh]", ylabel="estimated error [uEh]"
+        )
+        return
+    values = np.array([row["h_mae"] for row in rows], dtype=float) * 1e6
+    axis.hist(values, bins=min(40, max(5, len(values) // 5)), color="#2e6f9e")
+    axis.set(title="F, AO elements: MAE of each molecule", xlabel="uEh", ylabel="molecules")

@@ -1,0 +1,117 @@
+"""Means and scales of the targets, from the training labels: what the readouts start from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mlsemi.blocks import BlockMap
+from mlsemi.engine import Engine
+from mlsemi.frames import BondFrames
+from mlsemi.train.samples import Sample, collate
+
+_BIN = 0.4
+_FLOOR = 1e-6
+"""Scales are at least this [Eh]: smaller components are noise of the labels."""
+
+
+def set_statistics(engine: Engine, samples: Sequence[Sample], *, chunk: int = 32) -> None:
+    """Sets means and scales of the readouts of an engine from samples.
+
+    Pair components: for each ordered element pair and path the root mean square against the distance, as
+    exp(a + b d + c d^2). Atom components: root mean square about the mean block of the element. Energies: atomic
+    references by least squares, and the spread of what is left.
+    """
+    network = engine.network
+    n = len(engine.elements)
+    pair_matrix, pair_path = network.pair_readout.matrix.double(), network.pair_readout.path
+    n_paths = int(pair_path.max()) + 1
+    n_bins = int(network.config.cutoff / _BIN) + 1
+    squares = torch.zeros(n * n, n_bins, n_paths, dtype=torch.float64)
+    counts = torch.zeros(n * n, n_bins, dtype=torch.float64)
+    diagonal: list[list[Tensor]] = [[] for _ in range(n)]
+    share = torch.bincount(pair_path, minlength=n_paths).double()
+    for start in range(0, len(samples), chunk):
+        group = collate(samples[start : start + chunk], engine)
+        batch = group.batch
+        blocks = BlockMap.of(batch, engine.baseline.slots).split(group.residual.double(), len(batch.numbers))
+        frames = BondFrames.of(batch, network.l_max)
+        element = engine.baseline.slots.element_index(batch.numbers)
+        for row in range(n):
+            diagonal[row].append(blocks.diagonal[element == row])
+        rotation = frames.slot_rotation(engine.baseline.slots)
+        components = (rotation.mT @ blocks.off_diagonal @ rotation).flatten(1) @ pair_matrix.mT
+        by_path = torch.zeros(len(components), n_paths, dtype=torch.float64)
+        by_path.index_add_(1, pair_path, components**2)
+        place = (element[batch.pair[0]] * n + element[batch.pair[1]]) * n_bins + (frames.distance / _BIN).long()
+        squares.view(-1, n_paths).index_add_(0, place, by_path / share)
+        counts.view(-1).index_add_(0, place, torch.ones(len(place), dtype=torch.float64))
+    network.pair_readout.log_scale.copy_(_fit_log_scale(squares, counts))
+    _set_atom_statistics(engine, [torch.cat(d) for d in diagonal])
+    _set_energy_statistics(engine, samples)
+
+
+def _fit_log_scale(squares: Tensor, counts: Tensor) -> Tensor:
+    """Coefficients (a, b, c) of log rms = a + b d + c d^2, shape (type, path, 3).
+
+    Weighted least squares over the bins with a weak preference for b = -1 / bohr and c = 0, which decides where there
+    are few distances; c is never positive.
+    """
+    n_types, n_bins, n_paths = squares.shape
+    distance = (np.arange(n_bins) + 0.5) * _BIN
+    out = np.zeros((n_types, n_paths, 3))
+    out[..., 0] = np.log(_FLOOR)
+    for t in range(n_types):
+        weight = counts[t].numpy()
+        used = weight > 0
+        if not used.any():
+            continue
+        mean = squares[t].numpy()[used] / weight[used, None]
+        target = 0.5 * np.log(mean + _FLOOR**2)
+        root = np.sqrt(np.minimum(weight[used], 50.0))
+        d = distance[used]
+        for terms in (3, 2):
+            design = np.stack([d**k for k in range(terms)], axis=1) * root[:, None]
+            prior = np.diag([0.0, 0.5, 3.0][:terms])
+            wanted = np.zeros((terms, n_paths))
+            wanted[1] = -0.5
+            lhs = np.vstack([design, prior])
+            solution, *_ = np.linalg.lstsq(lhs, np.vstack([target * root[:, None], wanted]), rcond=None)
+            if terms == 3:
+                out[t] = solution.T
+                rising = solution[2] > 0
+            else:
+                out[t, rising] = np.concatenate([solution.T, np.zeros((n_paths, 1))], axis=1)[rising]
+    return torch.from_numpy(out)
+
+
+def _set_atom_statistics(engine: Engine, blocks: Sequence[Tensor]) -> None:
+    readout = engine.network.atom_readout
+    matrix, path = readout.matrix.double(), readout.path
+    # only L = 0 may have a mean: those are the first components, one for each path
+    n_scalar = readout.counts[0][0]
+    for row, block in enumerate(blocks):
+        if not len(block):
+            continue
+        components = block.flatten(1) @ matrix.mT
+        mean = torch.zeros(components.shape[1], dtype=torch.float64)
+        mean[:n_scalar] = components[:, :n_scalar].mean(0)
+        share = torch.bincount(path).double()
+        square = torch.zeros(len(share), dtype=torch.float64)
+        square.index_add_(0, path, ((components - mean) ** 2).mean(0))
+        readout.scale[row] = (square / share).sqrt().clamp(min=_FLOOR).to(readout.scale.dtype)
+        readout.mean[row] = (mean @ matrix).view(readout.n_slots, -1).to(readout.mean.dtype)
+
+
+def _set_energy_statistics(engine: Engine, samples: Sequence[Sample]) -> None:
+    elements = np.array(engine.elements)
+    counts = np.array([(s.molecule.numbers[:, None] == elements).sum(0) for s in samples], dtype=float)
+    target = np.array([s.repulsion for s in samples])
+    offsets, *_ = np.linalg.lstsq(counts, target, rcond=None)
+    left = target - counts @ offsets
+    readout = engine.network.energy_readout
+    readout.set_offset(torch.from_numpy(offsets))
+    readout.scale.fill_(max(float(np.sqrt(np.mean(left**2 / counts.sum(1)))), _FLOOR))

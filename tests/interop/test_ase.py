@@ -1,0 +1,70 @@
+import numpy as np
+import pytest
+
+from mlsemi.interop.ase import read_molecules
+
+OH = "2\n{comment}\nO 0.0 0.0 0.0\nH 0.0 0.0 0.97\n"
+
+
+def write(tmp_path, text, name="m.xyz"):
+    path = tmp_path / name
+    path.write_text(text)
+    return path
+
+
+def test_frames_have_their_own_charge_spin_and_name(tmp_path):
+    text = (
+        OH.format(comment='charge=-1 smiles="[OH-]"')
+        + OH.format(comment="spin=1 key=radical")
+        + OH.format(comment="spin=1")
+    )
+    a, b, c = read_molecules(write(tmp_path, text))
+    assert [(m.charge, m.spin, m.name) for m in (a, b, c)] == [(-1, 0, "[OH-]"), (0, 1, "radical"), (0, 1, "m.xyz#2")]
+    np.testing.assert_allclose(a.positions_angstrom, [[0, 0, 0], [0, 0, 0.97]], atol=1e-14)  # float64
+    assert read_molecules(write(tmp_path, text), charge=1, spin=0)[1].charge == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "is empty"),
+        ("\n\n", "is empty"),
+        ("3\nwater\nO 0 0 0\nH 0 0 1\n", "line 1: frame 0 is truncated: 3 atoms announced, 2 found"),
+        (OH.format(comment="spin=1") + "2\n\nO 0 0\n", "line 5: frame 1 is truncated"),
+        ("atoms\n", "expected the number of atoms"),
+        ("0\n\n", "0 atoms"),
+        ("1\n\nQq 0 0 0\n", "unknown element.*Qq"),
+        ("1\n\nHe 0 zero 0\n", "cannot be read"),
+        (OH.format(comment=""), "9 electrons .*spin must be odd"),
+        (OH.format(comment="spin=a"), "spin='a' must be an integer"),
+        ("2\n\nH 0 0 0\nH 0 0 0.01\n", "only 0.019 bohr apart"),
+    ],
+)
+def test_bad_files_are_refused(tmp_path, text, message):
+    with pytest.raises(ValueError, match=message):
+        read_molecules(write(tmp_path, text))
+
+
+def test_missing_file_and_unknown_kind_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="no such geometry file"):
+        read_molecules(tmp_path / "none.xyz")
+    with pytest.raises(ValueError, match="cannot be read"):
+        read_molecules(write(tmp_path, "what is this", "m.unknown"))
+
+
+def test_npz(tmp_path):
+    path = tmp_path / "w.npz"
+    coords = np.array([[[0, 0, 0], [0, 0, 1.0], [0, 1.0, 0]]] * 2)
+    np.savez(path, coords=coords, nuclear_charges=np.array([8, 1, 1], dtype=np.uint8))
+    molecules = read_molecules(path, charge=1, spin=1)
+    assert [(m.formula, m.charge, m.spin, m.name) for m in molecules] == [("H2O", 1, 1, f"w.npz#{i}") for i in range(2)]
+    np.testing.assert_allclose(molecules[0].positions_angstrom, coords[0], atol=1e-14)  # float64
+    np.savez(path, coords=coords[:, :2], nuclear_charges=np.array([8, 1, 1]))
+    with pytest.raises(ValueError, match=r"coords must have shape \(frame, 3, 3\)"):
+        read_molecules(path)
+    np.savez(path, R=coords)
+    with pytest.raises(ValueError, match="has no coords, nuclear_charges; it has R"):
+        read_molecules(path)
+    path.write_bytes(path.read_bytes()[:50])
+    with pytest.raises(ValueError, match="cannot be read"):
+        read_molecules(path)

@@ -1,0 +1,105 @@
+import numpy as np
+import pytest
+from pyscf import dft, scf
+
+from mlsemi.basis import load_basis
+from mlsemi.layout import AOLayout
+from mlsemi.molecule import Molecule
+from mlsemi.observables import Observables
+from mlsemi.reference import mean_field
+from mlsemi.reference.mean_field import NotConvergedError, resolve_functional, solve, to_pyscf_mole
+
+BASIS = load_basis("def2-svp")
+WATER = np.array([[0.05, 0.0, 0.12], [0.0, 0.78, -0.46], [0.1, -0.75, -0.5]])
+
+
+def water(charge=0, spin=0):
+    return Molecule.from_angstrom([8, 1, 1], WATER, charge=charge, spin=spin)
+
+
+@pytest.mark.parametrize(("method", "charge", "spin"), [("pbe", 0, 0), ("b3lyp", 1, 1), ("svwn", 0, 2)])
+def test_two_grids_give_what_plain_pyscf_gives(method, charge, spin):
+    molecule = water(charge, spin)
+    field = (dft.RKS if spin == 0 else dft.UKS)(to_pyscf_mole(molecule, BASIS), xc=method)
+    field.conv_tol, field.conv_tol_grad = 1e-12, 1e-7
+    field.kernel()
+    result = solve(molecule, BASIS, method=method)
+    obs, layout = result.observables, AOLayout(BASIS, molecule.numbers)
+    assert result.scheme == "two-grid"
+    assert result.fock_builds <= 4
+    assert obs.residual <= 1e-6
+    # the energy is of second order in the residual
+    assert obs.energy == pytest.approx(field.e_tot, abs=1e-9)
+    fock = np.asarray(field.get_fock()).reshape(-1, layout.n_ao, layout.n_ao)
+    # the Fock matrix is of first order in the residual; S^-1 enlarges it a few times
+    np.testing.assert_allclose(layout.to_pyscf(obs.fock), fock, rtol=0, atol=1e-5)
+    np.testing.assert_allclose(obs.dipole, field.dip_moment(unit="AU", verbose=0), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("spin", [0, 2])
+def test_hartree_fock(spin):
+    result = solve(water(spin=spin), BASIS, method="HF")
+    field = (scf.RHF if spin == 0 else scf.UHF)(to_pyscf_mole(water(spin=spin), BASIS)).run(conv_tol=1e-12)
+    assert result.resolved_functional == "HF"
+    assert result.observables.energy == pytest.approx(field.e_tot, abs=1e-9)  # second order in a residual of 1e-6
+
+
+@pytest.mark.parametrize("spin", [0, 2])
+def test_label_is_consistent(spin):
+    obs = solve(water(spin=spin), BASIS, method="pbe").observables
+    F, D, S = obs.fock, obs.density, obs.overlap
+    assert len(F) == (1 if spin == 0 else 2)
+    np.testing.assert_allclose(np.abs(F @ D @ S - S @ D @ F).max(), obs.residual, atol=1e-12)  # float64 products
+    np.testing.assert_allclose(np.einsum("sij,ij->", D, S), 10, atol=1e-10)
+    residual = F @ obs.mo_coeff - S @ obs.mo_coeff * obs.mo_energy[:, None, :]
+    np.testing.assert_allclose(residual, 0, atol=1e-10)
+    np.testing.assert_array_equal(obs.mo_occ.sum(axis=1), [10] if spin == 0 else [6, 4])
+
+
+def test_gradient_is_the_derivative_of_the_energy():
+    molecule, step = water(), 1e-3
+    gradient = solve(molecule, BASIS, method="hf", gradient=True).observables.gradient
+
+    def energy(shift):
+        positions = molecule.positions.copy()
+        positions[0, 2] += shift
+        return solve(Molecule(molecule.numbers, positions), BASIS, method="hf").observables.energy
+
+    numerical = (energy(step) - energy(-step)) / (2 * step)
+    # the error of the central difference is step^2 times a third derivative of order 1
+    assert gradient[0, 2] == pytest.approx(numerical, abs=2e-6)
+
+
+def test_start_from_a_density_saves_builds_and_changes_nothing():
+    first = solve(water(), BASIS, method="pbe")
+    again = solve(water(), BASIS, method="pbe", initial_density=lambda _: first.observables.density)
+    assert again.observables.energy == pytest.approx(first.observables.energy, abs=1e-9)  # second order
+    assert again.fock_builds <= first.fock_builds
+
+
+def test_degenerate_occupation_is_flagged():
+    obs = solve(Molecule([7], np.zeros((1, 3)), spin=3), BASIS, method="hf").observables
+    assert not mean_field._is_degenerate(obs)  # N: a half-filled shell
+    occupations = obs.mo_occ.copy()
+    occupations[0, 4] = 0  # N+ with an electron out of the three equal p orbitals
+    assert mean_field._is_degenerate(Observables(mo_energy=obs.mo_energy, mo_occ=occupations))
+
+
+def test_unconverged_is_an_error():
+    with pytest.raises(NotConvergedError, match=r"not converged to a residual of 1e-18.*two-grid.*plain.*newton"):
+        solve(Molecule([1, 1], [[0, 0, 0], [0, 0, 1.4]]), BASIS, method="lda", residual_tolerance=1e-18)
+
+
+def test_names_are_resolved():
+    # libxc's numbers: 101 and 130 are PBE, 402 is B3LYP with VWN(RPA)
+    assert resolve_functional("PBE") == "1*GGA_X_PBE[101] + 1*GGA_C_PBE[130]; exact exchange 0"
+    assert resolve_functional("b3lyp") == "1*HYB_GGA_XC_B3LYP[402]; exact exchange 0.2"
+    with pytest.raises(ValueError, match="method='nonsense' is neither 'hf' nor a functional"):
+        resolve_functional("nonsense")
+    with pytest.raises(ValueError, match="dispersion"):
+        resolve_functional("b3lyp-d3bj")
+
+
+def test_element_outside_of_the_basis_is_refused():
+    with pytest.raises(ValueError, match="has no functions for O"):
+        solve(water(), BASIS.subset([1]), method="hf")

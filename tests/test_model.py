@@ -1,0 +1,220 @@
+"""Model: what a prediction holds, batches, what is refused and what is warned of."""
+
+import builtins
+import subprocess
+import sys
+from dataclasses import replace
+
+import ase.data
+import numpy as np
+import pytest
+import torch
+
+from mlsemi import model as model_module
+from mlsemi.domain import COVALENT_RADII_ANGSTROM, n_fragments
+from mlsemi.memory import available_bytes, estimate_bytes, split
+from mlsemi.model import DEFAULT_MODEL, Model, load, shipped_models
+from mlsemi.molecule import Molecule
+from mlsemi.reference.mean_field import solve
+from mlsemi.reference.variational import variational
+
+WATER = Molecule.from_angstrom([8, 1, 1], [[0.01, 0.06, 0.02], [-0.78, -0.49, 0.1], [0.76, -0.52, -0.1]], name="w")
+HYDROGEN = Molecule.from_angstrom([1, 1], [[0, 0, 0.1], [0, 0, 0.86]], name="h")
+METHANE = Molecule.from_angstrom(
+    [6, 1, 1, 1, 1], 0.63 * np.array([[0, 0, 0], [1, 1, 1], [-1, -1, 1], [-1, 1, -1], [1, -1, -1]])
+)
+WATERS = Molecule(np.tile(WATER.numbers, 3), np.concatenate([WATER.positions + [0, 6.0 * k, 0] for k in range(3)]))
+
+
+@pytest.fixture(scope="module")
+def model(tiny_header, tiny_engine) -> Model:
+    return Model(tiny_header, tiny_engine)
+
+
+def test_what_a_prediction_holds(model):
+    o = model.predict(WATER)
+    n = 7
+    assert o.fock.shape == o.density.shape == o.mo_coeff.shape == (1, n, n)
+    assert o.overlap.shape == (n, n)
+    assert o.mo_energy.shape == o.mo_occ.shape == (1, n)
+    f, s, c, d = o.fock[0], o.overlap, o.mo_coeff[0], o.density[0]
+    np.testing.assert_allclose(f @ c, s @ c * o.mo_energy[0], atol=1e-10)
+    np.testing.assert_allclose((c * o.mo_occ[0]) @ c.T, d, atol=1e-12)
+    assert np.sum(d * s) == pytest.approx(10, abs=1e-11)
+    assert o.charges_mulliken.sum() == pytest.approx(0, abs=1e-11)
+    assert o.charges_loewdin.sum() == pytest.approx(0, abs=1e-11)
+    assert o.dipole.shape == (3,)
+    assert (o.homo, o.lumo) == (o.mo_energy[0, 4], o.mo_energy[0, 5])
+    assert o.seconds > 0
+    assert (o.gradient, o.energy_error_estimate, o.residual, o.warnings) == (None, None, None, ())
+
+
+def test_a_list_keeps_its_order_and_equals_its_members(model):
+    molecules = [WATER, HYDROGEN, WATERS, HYDROGEN, WATER]
+    results = model.predict(molecules, forces=True)
+    for molecule, o in zip(molecules, results, strict=True):
+        alone = model.predict(molecule, forces=True)
+        assert o.gradient.shape == (molecule.n_atoms, 3)
+        for name in ("energy", "fock", "dipole", "mo_energy", "charges_mulliken", "charges_loewdin", "gradient"):
+            np.testing.assert_allclose(getattr(o, name), getattr(alone, name), atol=1e-9, err_msg=name)
+    assert model.predict([]) == []
+
+
+def test_the_gradient_does_not_change_the_rest(model):
+    assert model.predict(WATER, forces=True).energy == pytest.approx(model.predict(WATER).energy, abs=1e-11)
+
+
+def test_small_memory_gives_small_batches(model, monkeypatch):
+    sizes = []
+    inside = Model._predict_batch
+    monkeypatch.setattr(Model, "_predict_batch", lambda self, m, f: sizes.append(len(m)) or inside(self, m, f))
+    whole = model.predict([WATER] * 4)
+    monkeypatch.setattr(model_module, "available_bytes", lambda device: 1)
+    alone = model.predict([WATER] * 4)
+    assert sizes == [4, 1, 1, 1, 1]
+    assert [o.energy for o in alone] == pytest.approx([o.energy for o in whole], abs=1e-11)
+
+
+def test_a_batch_that_fails_is_halved(model, monkeypatch):
+    inside = Model._predict_batch
+
+    def small_only(self, molecules, forces):
+        if len(molecules) > 2:
+            raise RuntimeError("out of memory")
+        return inside(self, molecules, forces)
+
+    monkeypatch.setattr(Model, "_predict_batch", small_only)
+    assert len(model.predict([WATER] * 5)) == 5
+
+    def one_is_bad(self, molecules, forces):
+        if HYDROGEN in molecules:
+            raise ValueError("singular")
+        return inside(self, molecules, forces)
+
+    monkeypatch.setattr(Model, "_predict_batch", one_is_bad)
+    with pytest.raises(ValueError, match="^h: singular"):
+        model.predict([WATER, WATER, HYDROGEN, WATER])
+
+
+def test_split_by_memory():
+    assert split([5, 1, 1, 9, 1], 10) == [[1, 2, 4], [0], [3]]
+    assert split([], 10) == []
+    assert split([100, 100], 10) == [[0], [1]]
+    assert available_bytes() > 2**20
+
+
+def test_estimates_grow(tiny_header):
+    options = {"pair_width": 100, "n_bonds": 3}
+    small, large = estimate_bytes([WATER, WATERS], tiny_header.basis, **options)
+    assert 0 < small < large / 5
+    assert estimate_bytes([WATER], tiny_header.basis, **options, forces=True)[0] > 2 * small
+
+
+def test_variational_energy(model):
+    o = model.predict(WATER, mode="variational")
+    expected = variational(WATER, model.header.basis, model.predict(WATER).density, method="hf")
+    assert o.energy == pytest.approx(expected.energy, abs=1e-9)
+    assert o.energy_error_estimate == expected.error_estimate
+    assert o.energy > solve(WATER, model.header.basis, method="hf").observables.energy
+    assert o.homo == pytest.approx(model.predict(WATER).homo, abs=1e-12)
+    assert o.residual > 0
+
+
+def test_variational_says_that_a_name_changed_its_meaning(tiny_header, tiny_engine):
+    changed = Model(replace(tiny_header, resolved_functional="something else"), tiny_engine)
+    warnings = changed.predict(HYDROGEN, mode="variational").warnings
+    assert any("hf means HF in this PySCF, but the labels of the model have something else" in w for w in warnings)
+
+
+def test_variational_without_pyscf(model, monkeypatch):
+    for name in list(sys.modules):
+        if name.split(".")[0] == "pyscf" or name.startswith("mlsemi.reference"):
+            monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "pyscf", None)
+    with pytest.raises(ImportError, match=r"needs PySCF .*install mlsemi\[reference\]"):
+        model.predict(WATER, mode="variational")
+    assert model.predict(WATER).energy < 0
+
+
+@pytest.mark.parametrize(
+    ("molecule", "options", "message"),
+    [
+        (METHANE, {}, "CH4 holds C, which the model tiny does not cover; it covers H, O"),
+        (replace(WATER, charge=2), {}, "w has charge 2, which the model tiny does not cover; it covers charge 0"),
+        (
+            replace(WATER, spin=2),
+            {},
+            r"w has spin \(2S\) 2, which the model tiny does not cover; it covers spin \(2S\) 0",
+        ),
+        (WATER, {"mode": "scf"}, "mode='scf' must be one of fast, variational"),
+        (WATER, {"mode": "variational", "forces": True}, "forces of mode='variational' are not in this release"),
+    ],
+)
+def test_what_is_not_covered_is_refused(model, monkeypatch, molecule, options, message):
+    monkeypatch.setattr(Model, "_predict_batch", lambda *_: pytest.fail("something was computed"))
+    with pytest.raises(ValueError, match=message):
+        model.predict([WATER, molecule], **options)
+
+
+def test_doubtful_molecules_get_warnings(tiny_header, tiny_engine):
+    domain = {**tiny_header.domain, "formulas": ["H2O", "H2O2"], "max_atoms": 4}
+    model = Model(replace(tiny_header, domain=domain), tiny_engine)
+    assert model.predict(WATER).warnings == ()
+    three = " ".join(model.predict(WATERS).warnings)
+    assert "trained on H2O, H2O2 only, this is H6O3" in three
+    assert "9 atoms, far more than the 4 of the largest molecule" in three
+    assert "3 fragments without a bond" in three
+
+
+def test_fragments():
+    assert n_fragments(WATER) == 1
+    assert n_fragments(METHANE) == 1
+    assert n_fragments(WATERS) == 3
+    assert n_fragments(Molecule.from_angstrom([2], [[0, 0, 0]])) == 1
+    # the shortest hydrogen bonds of water clusters are no covalent bonds
+    oh = [[0, 0, 0], [0.96, 0, 0], [-0.24, 0.93, 0]]
+    acceptor = [[0.96 + 1.7, 0, 0], [3.1, 0.8, 0], [3.1, -0.8, 0]]
+    assert n_fragments(Molecule.from_angstrom([8, 1, 1] * 2, oh + acceptor)) == 2
+    np.testing.assert_array_equal(COVALENT_RADII_ANGSTROM[1:], ase.data.covalent_radii[1:55])
+
+
+def test_load(tiny_checkpoint, tmp_path, monkeypatch):
+    monkeypatch.setattr(model_module, "weights_directory", lambda: tmp_path)
+    with pytest.raises(ValueError, match=f"no model '{DEFAULT_MODEL}'.* shipped models .none in this installation"):
+        load()
+    (tmp_path / "tiny.safetensors").write_bytes(tiny_checkpoint.read_bytes())
+    assert list(shipped_models()) == ["tiny"]
+    assert load("tiny").name == load(tiny_checkpoint).name == "tiny"
+    with pytest.raises(ValueError, match=r"no model 'x': it is neither a file nor one of the shipped models \(tiny\)"):
+        load("x")
+
+
+def test_precision(tiny_checkpoint):
+    single, double = (load(tiny_checkpoint, precision=p) for p in ("float32", "float64"))
+    assert double.engine.network.dtype == torch.float64
+    a, b = single.predict(WATER), double.predict(WATER)
+    assert a.fock.dtype == np.float64
+    np.testing.assert_allclose(a.fock, b.fock, atol=1e-5)  # float32 has 7 digits of numbers around 1 Eh
+    assert not np.array_equal(a.fock, b.fock)
+
+
+def test_load_refuses(tiny_checkpoint):
+    with pytest.raises(ValueError, match="precision='half' must be one of float32, float64"):
+        load(tiny_checkpoint, precision="half")
+    for device in ("abacus", "meta"):
+        with pytest.raises(ValueError, match=f"device='{device}' must be 'cpu' or 'cuda'"):
+            load(tiny_checkpoint, device=device)
+    with pytest.raises(ValueError, match="device='cuda:99': this machine has"):
+        load(tiny_checkpoint, device="cuda:99")
+
+
+def test_the_package_offers_load_without_importing_torch():
+    code = (
+        "import sys, mlsemi; assert 'torch' not in sys.modules; assert mlsemi.load.__name__ == 'load'; mlsemi.Molecule"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+    import mlsemi
+
+    assert builtins.all(hasattr(mlsemi, name) for name in mlsemi.__all__)
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        mlsemi.nothing  # noqa: B018

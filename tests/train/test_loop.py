@@ -1,0 +1,200 @@
+"""The training loop: it learns, it splits cleanly, and it resumes exactly."""
+
+import csv
+import os
+import signal
+from dataclasses import replace
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from mlsemi.checkpoint import read_header
+from mlsemi.data.store import LabelStore, write_store
+from mlsemi.train import loop
+from mlsemi.train.loop import split_labels, train
+from mlsemi.train.plots import plot_curves
+
+
+def weights(folder):
+    return load_file(folder / "model.safetensors")
+
+
+def curves(folder):
+    """All columns but the times."""
+    with (folder / "curves.csv").open() as file:
+        return [{k: v for k, v in row.items() if k != "seconds"} for row in csv.DictReader(file)]
+
+
+def assert_same(a, b):
+    assert a.keys() == b.keys()
+    for key, value in a.items():
+        assert torch.equal(value, b[key]), key
+
+
+def test_training_reduces_the_loss_and_writes_all(configure):
+    config = configure(limit=10, steps=24, validate_every=8, batch=8, learning_rate=1e-2)
+    reports = []
+    path = train(config, report=reports.append)
+    rows = curves(config.output)
+    assert [int(row["step"]) for row in rows] == [8, 16, 24]
+    first, last = (float(rows[k]["train_ao_meh"]) for k in (0, -1))
+    assert last < 0.8 * first
+    assert float(rows[-1]["validation_ao_meh"]) < float(rows[0]["validation_ao_meh"])
+    header = read_header(path)
+    assert header.training["steps"] == 24
+    assert header.training["labels_train"] == 8
+    assert header.training["config"]["data"]["labels"] == ["water_pbe_def2svp_500.h5"]
+    assert header.resolved_functional.startswith("1*GGA_X_PBE")
+    assert (config.output / "best.safetensors").is_file()
+    assert {r.stage for r in reports} == {"prepare", "train"}
+    assert reports[-1].done == reports[-1].total == 24
+    assert plot_curves(config.output / "curves.csv", config.output / "curves.png")
+    assert (config.output / "curves.png").read_bytes().startswith(b"\x89PNG")
+    assert not list(config.output.glob("*.part"))
+
+
+@pytest.fixture
+def uninterrupted(configure):
+    """A run of six steps, with validations after three and six."""
+    config = configure("whole")
+    train(config)
+    return config
+
+
+def run_until(config, step, action):
+    """Trains and does something after a step."""
+
+    def report(progress):
+        if progress.stage == "train" and progress.done == step:
+            action()
+
+    train(config, report=report)
+
+
+@pytest.mark.parametrize(("number", "step"), [(signal.SIGINT, 2), (signal.SIGTERM, 3)])
+def test_a_stopped_run_resumes_exactly(configure, uninterrupted, number, step):
+    config = configure("stopped")
+    with pytest.raises(KeyboardInterrupt, match=f"step {step} is done and saved"):
+        run_until(config, step, lambda: os.kill(os.getpid(), number))
+    assert not (config.output / "state.pt.part").exists()
+    train(config)
+    # one thread, the same order of operations: the same bits
+    assert_same(weights(uninterrupted.output), weights(config.output))
+    assert curves(uninterrupted.output) == curves(config.output)
+
+
+class Killed(BaseException):
+    """Ends a run without its consent."""
+
+
+def test_a_killed_run_resumes_exactly(configure, uninterrupted):
+    """The state is that of the last validation; what was written after it is done again."""
+    config = configure("killed")
+
+    def kill():
+        raise Killed
+
+    with pytest.raises(Killed):
+        run_until(config, 5, kill)
+    with (config.output / "curves.csv").open("a") as file:
+        file.write(",".join(["6"] * len(curves(config.output)[0])) + ",6\n6,0.1")
+    train(config)
+    assert_same(weights(uninterrupted.output), weights(config.output))
+    assert curves(uninterrupted.output) == curves(config.output)
+
+
+def test_a_second_signal_ends_at_once(configure):
+    config = configure("twice")
+
+    def twice():
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt, match="^$"):
+        run_until(config, 2, twice)
+    assert not (config.output / "state.pt").exists()
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_a_full_disk_leaves_the_state_before(configure, monkeypatch):
+    config = configure("full")
+    save = torch.save
+
+    def fail_second(state, path):
+        if state["numbers"]["step"] == 6:
+            path.write_bytes(b"half")
+            raise OSError(28, "No space left on device")
+        save(state, path)
+
+    monkeypatch.setattr(torch, "save", fail_second)
+    with pytest.raises(OSError, match="No space left"):
+        train(config)
+    assert torch.load(config.output / "state.pt", weights_only=True)["numbers"]["step"] == 3
+    assert not list(config.output.glob("*.part"))
+
+
+def test_another_configuration_is_refused_but_more_steps_are_not(configure, uninterrupted):
+    with pytest.raises(ValueError, match="run of another configuration"):
+        train(configure("whole", loss={"ao": 2.0}))
+    with pytest.raises(ValueError, match="run of another configuration"):
+        train(configure("whole", limit=9))
+    train(configure("whole", steps=7))
+    assert [row["step"] for row in curves(uninterrupted.output)] == ["3", "6", "7"]
+
+
+def test_a_damaged_state_is_refused(configure):
+    config = configure("damaged")
+    config.output.mkdir()
+    (config.output / "state.pt").write_bytes(b"PK not a state")
+    with pytest.raises(ValueError, match="state.pt cannot be read .* remove it"):
+        train(config)
+
+
+def test_a_loss_that_is_not_finite_ends_the_run(configure, monkeypatch):
+    config = configure("infinite", steps=40, validate_every=40)
+    finite = loop.total_loss
+    monkeypatch.setattr(loop, "total_loss", lambda terms, weights: finite(terms, weights) * float("nan"))
+    with pytest.raises(RuntimeError, match="not finite for 21 steps .* lower the learning rate"):
+        train(config)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_cuda_is_refused_where_there_is_none(configure):
+    config = configure("cuda")
+    with pytest.raises(ValueError, match="finds no CUDA device"):
+        train(replace(config, training=replace(config.training, device="cuda")))
+
+
+def test_the_random_split_is_disjoint_and_fixed(configure, water_labels):
+    config = configure(limit=50)
+    with LabelStore.open(water_labels) as store:
+        first, second = split_labels(store, config), split_labels(store, config)
+        assert first == second
+        assert sorted(first[0] + first[1]) == list(range(50))
+        assert len(first[1]) == 10
+        other = split_labels(store, replace(config, training=replace(config.training, seed=1)))
+        assert other != first
+
+
+def test_the_split_by_molecule_goes_by_smiles(configure, water_labels, tmp_path):
+    config = configure(limit=50, split="molecule")
+    with LabelStore.open(water_labels) as store:
+        with pytest.raises(ValueError, match="is not its SMILES"):
+            split_labels(store, config)
+        records, attrs = [store.record(i) for i in range(4)], dict(store.attrs)
+    # "O" trains, and no water of any other SMILES validates
+    named = [replace(r, molecule=replace(r.molecule, name="O")) for r in records]
+    write_store(tmp_path / "named.h5", named, attrs, fock_encoding="residual:atoms/1")
+    with LabelStore.open(tmp_path / "named.h5") as store, pytest.raises(ValueError, match="4 for training and 0 for"):
+        split_labels(store, config)
+
+
+def test_labels_of_unlike_methods_are_refused(configure, water_labels, tmp_path):
+    with LabelStore.open(water_labels) as store:
+        records, attrs = [store.record(i) for i in range(2)], dict(store.attrs) | {"resolved_functional": "HF"}
+    write_store(tmp_path / "other.h5", records, attrs, fock_encoding="residual:atoms/1")
+    config = configure()
+    both = replace(config.data, labels=(str(water_labels), str(tmp_path / "other.h5")))
+    with pytest.raises(ValueError, match="different methods"):
+        train(replace(config, data=both))
