@@ -47,7 +47,7 @@ def main() -> None:
         print(file=sys.stderr)
         n_aos = sum(len(store.observables(i).mo_energy[0]) for i in range(min(len(store), 100))) / min(len(store), 100)
         print(
-            f"{len(store)} labels ({n_aos:.0f} orbitals on average of the first 100), quantum {arguments.quantum:g} Eh, "
+            f"{len(store)} labels ({n_aos:.0f} AOs on average of the first 100), quantum {arguments.quantum:g} Eh, "
             f"largest deviation {deviation:.2e} Eh, {arguments.labels.stat().st_size / 1e6:.2f} MB -> "
             f"{arguments.out.stat().st_size / 1e6:.2f} MB: {arguments.out}"
         )

@@ -80,7 +80,7 @@ class Molecule:
         electrons = self.n_electrons
         if electrons < 0 or self.spin < 0 or self.spin > electrons:
             raise ValueError(
-                f"charge={self.charge}, spin={self.spin} leaves {electrons} electrons, {self.spin} of them unpaired{where}"
+                f"charge={self.charge}, spin={self.spin} leaves {electrons} electrons, {self.spin} unpaired{where}"
             )
         if (electrons - self.spin) % 2:
             raise ValueError(

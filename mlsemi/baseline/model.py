@@ -163,7 +163,7 @@ class Baseline(nn.Module):
 
 
 def _locate(distance: Tensor, n_rows: int) -> tuple[Tensor, Tensor]:
-    """Spline interval of each distance and the offset in it [bohr]; nearer than the table extrapolates its first row."""
+    """Spline interval of each distance and the offset in it [bohr]; the first one is extrapolated to zero distance."""
     row = ((distance.detach() - SHORTEST) / SPACING).floor().long().clamp(0, n_rows - 1)
     return row, (distance - (SHORTEST + SPACING * row))[:, None]
 

@@ -18,6 +18,7 @@ app = typer.Typer(
     help="Semi-empirical quantum chemistry with a learned Hamiltonian.",
     no_args_is_help=True,
     add_completion=False,
+    rich_markup_mode=None,  # it would swallow units in brackets
     pretty_exceptions_enable=False,
 )
 for command in (predict, models, sample, label, train, evaluate):

@@ -286,7 +286,7 @@ def full_tables(molecule: Molecule, o: Observables, *, model: Model, mode: str) 
     whole.add_row("energy", f"{o.energy:.6f} Eh")
     if o.energy_error_estimate is not None:
         estimate = o.energy_error_estimate
-        whole.add_row("error estimate", f"{estimate:.6f} Eh", f"{estimate * HARTREE_IN_KCAL_PER_MOL:.4f} kcal/mol")
+        whole.add_row("error estimate", f"{estimate:.2e} Eh", f"{estimate * HARTREE_IN_KCAL_PER_MOL:.2e} kcal/mol")
     elif mode == "variational":
         whole.add_row("error estimate", "none")
     for name, value in (("HOMO", o.homo), ("LUMO", o.lumo), ("HOMO-LUMO gap", o.gap)):
@@ -299,11 +299,11 @@ def full_tables(molecule: Molecule, o: Observables, *, model: Model, mode: str) 
     whole.add_row("time", f"{o.seconds:.3f} s")
     atoms = Table(box=None, padding=(0, 2))
     titles = ["atom", "", "Mulliken/e", "Loewdin/e"]
-    for column in titles + (["force x", "y", "z [Eh/bohr]"] if o.gradient is not None else []):
+    for column in titles + (["Fx/au", "Fy/au", "Fz/au"] if o.gradient is not None else []):
         atoms.add_column(column, justify="right")
     assert o.charges_mulliken is not None and o.charges_loewdin is not None
     for k, z in enumerate(molecule.numbers.tolist()):
-        # + 0.0 turns -0.0 into 0.0
+        # 0.0 - 0.0 has no minus sign, -0.0 has
         row = [str(k), symbol_of(z), f"{o.charges_mulliken[k]:+.4f}", f"{o.charges_loewdin[k]:+.4f}"]
-        atoms.add_row(*row, *(f"{-x + 0.0:.6f}" for x in (o.gradient[k] if o.gradient is not None else ())))
+        atoms.add_row(*row, *(f"{0.0 - round(x, 6):.6f}" for x in (o.gradient[k] if o.gradient is not None else ())))
     return [title, whole, atoms]

@@ -38,13 +38,11 @@ def train(
     try:
         read = read_config(config)
         with Display({"prepare": "labels", "train": "steps"}) as display:
-            watch = _Watch(display, read)
-            try:
-                path = run(read, report=watch.show)
-            except KeyboardInterrupt as stopped:
-                what = str(stopped) or "at once, what was saved before stays"
-                typer.echo(f"interrupted: {what}; run `mlsemi train {config}` again to go on", err=True)
-                raise typer.Exit(130) from None
+            path = run(read, report=_Watch(display, read).show)
+    except KeyboardInterrupt as stopped:
+        what = str(stopped) or "at once, what was saved before stays"
+        typer.echo(f"interrupted: {what}; run `mlsemi train {config}` again to go on", err=True)
+        raise typer.Exit(130) from None
     except (ValueError, OSError, RuntimeError, SafetensorError) as error:
         typer.echo(f"error: {_explain(error, read)}", err=True)
         raise typer.Exit(1) from error

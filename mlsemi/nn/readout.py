@@ -7,10 +7,10 @@ from math import sqrt
 
 import numpy as np
 import torch
-from e3nn import o3
 from torch import Tensor, nn
 
 from mlsemi.blocks import Slots
+from mlsemi.nn.coupling import clebsch_gordan
 from mlsemi.nn.so2 import BondLinear, Linear
 
 
@@ -82,7 +82,7 @@ def atom_paths(slots: Slots) -> tuple[list[tuple[int, int]], Tensor, Tensor]:
             for b, lb in enumerate(ladder):
                 if abs(la - lb) <= big <= la + lb:
                     block = torch.zeros(2 * big + 1, n, n, dtype=torch.float64)
-                    coupling = o3.wigner_3j(la, lb, big, dtype=torch.float64) * sqrt(2 * big + 1)
+                    coupling = clebsch_gordan(la, lb, big) * sqrt(2 * big + 1)
                     rows = slice(first[a], first[a] + 2 * la + 1), slice(first[b], first[b] + 2 * lb + 1)
                     block[:, rows[0], rows[1]] = coupling.permute(2, 0, 1)
                     (natural if (la + lb + big) % 2 == 0 else unnatural).append(block)

@@ -141,8 +141,10 @@ def concatenate(*states: Sequence[Tensor]) -> list[Tensor]:
 def products(state: Sequence[Tensor], width: int) -> list[Tensor]:
     """Products of the first `width` channels of m = 1 and m = 2: even 0, odd 0, m = 1, m = 2.
 
-    With z = even + i odd: |z_1|^2, |z_2|^2, z_1 conj(z_1'), z_2 conj(z_1), z_1 z_1'; the prime shifts the channels by one.
+    With z = even + i odd: |z_1|^2, |z_2|^2, z_1 conj(z_1'), z_2 conj(z_1), z_1 z_1'; ' shifts channels by one.
     """
+    if len(state) < 3:
+        return [state[0][:, :0], state[1][:, :0]]
     e1, o1 = state[2][..., :width].unbind(1)
     e1s, o1s = e1.roll(1, -1), o1.roll(1, -1)
     cross_even, cross_odd = e1 * e1s + o1 * o1s, o1 * e1s - e1 * o1s
@@ -157,6 +159,8 @@ def products(state: Sequence[Tensor], width: int) -> list[Tensor]:
 
 def product_widths(n_states: int, width: int) -> list[int]:
     """Channels that `products` adds to each member of a bond state of `n_states` members."""
+    if n_states < 3:
+        return [0, 0]
     if n_states < 4:
         return [2 * width, width] + [0] * (n_states - 2)
     return [3 * width, width, width, width] + [0] * (n_states - 4)

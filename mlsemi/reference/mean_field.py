@@ -141,7 +141,7 @@ def solve(
     density = None
     if initial_density is not None:
         density = _start(layout.to_pyscf(np.asarray(initial_density(molecule), dtype=np.float64)), molecule.spin)
-    field = _mean_field(mol, method, GRID_LEVEL)
+    field = mean_field(mol, method, GRID_LEVEL)
     two_grid = isinstance(field, dft.rks.KohnShamDFT) and not field.do_nlc()
     attempts = [_two_grid] * two_grid + [_plain, _newton]
     residuals = []
@@ -156,7 +156,7 @@ def solve(
     )
 
 
-def _mean_field(mol: gto.Mole, method: str, level: int):  # noqa: ANN202 (PySCF has no useful types)
+def mean_field(mol: gto.Mole, method: str, level: int):  # noqa: ANN202 (PySCF has no useful types)
     """PySCF's mean-field object."""
     if method.strip().lower() == "hf":
         field = scf.RHF(mol) if mol.spin == 0 else scf.UHF(mol)
@@ -177,7 +177,7 @@ def _start(density: np.ndarray, spin: int) -> np.ndarray:
 
 def _two_grid(field, density: np.ndarray | None, tolerance: float) -> State:  # noqa: ANN001
     """Coarse grid with corrections from the reference grid."""
-    return solve_two_grid(field, _mean_field(field.mol, field.xc, COARSE_LEVEL), density, tolerance)
+    return solve_two_grid(field, mean_field(field.mol, field.xc, COARSE_LEVEL), density, tolerance)
 
 
 def _evaluated(field, solver, scheme: str) -> State:  # noqa: ANN001

@@ -21,7 +21,8 @@ from pyscf import dft
 from mlsemi.basis import Basis
 from mlsemi.layout import AOLayout
 from mlsemi.molecule import Molecule
-from mlsemi.reference.mean_field import GRID_LEVEL, _mean_field, _residual, resolve_functional, to_pyscf_mole
+from mlsemi.reference.mean_field import GRID_LEVEL, mean_field, resolve_functional, to_pyscf_mole
+from mlsemi.reference.two_grid import commutator
 
 IDEMPOTENCY_TOLERANCE = 1e-6
 """Largest deviation of D S D from D (of one spin) relative to the largest element of D, and of Tr[D S] from the number
@@ -85,7 +86,7 @@ def variational(
     inside = layout.to_pyscf(density)
     _check_determinant(inside, overlap, mol.nelec if n_spins == 2 else (mol.nelectron,))
     in_field = inside if n_spins == 2 else inside[0]
-    field = _mean_field(mol, method, GRID_LEVEL)
+    field = mean_field(mol, method, GRID_LEVEL)
     if isinstance(field, dft.rks.KohnShamDFT):
         field.grids.build(with_non0tab=True)
     core = field.get_hcore()
@@ -97,7 +98,7 @@ def variational(
         energy=energy,
         error_estimate=second_order_error(fock, overlap, inside, n_occupied),
         fock=layout.from_pyscf(fock),
-        residual=_residual(fock, inside, overlap),
+        residual=float(np.abs(commutator(fock, inside, overlap)).max()),
         seconds=time.perf_counter() - start,
     )
 

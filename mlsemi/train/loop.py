@@ -269,7 +269,8 @@ class _Run:
         try:
             state = torch.load(path, map_location=self.config.training.device, weights_only=True)
         except Exception as error:
-            raise ValueError(f"{path} cannot be read ({error}): remove it to train from the start") from error
+            reason = str(error).strip().partition("\n")[0]
+            raise ValueError(f"{path} cannot be read ({reason}): remove it to train from the start") from error
         if state["fingerprint"] != json.dumps(self.fingerprint(), sort_keys=True):
             raise ValueError(
                 f"{self.config.output} holds a run of another configuration (only steps, device and threads may "

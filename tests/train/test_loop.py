@@ -143,6 +143,13 @@ def test_another_configuration_is_refused_but_more_steps_are_not(configure, unin
     assert [row["step"] for row in curves(uninterrupted.output)] == ["3", "6", "7"]
 
 
+def test_a_finished_run_is_left_as_it_is(uninterrupted):
+    before = (uninterrupted.output / "curves.csv").read_bytes(), weights(uninterrupted.output)
+    train(uninterrupted)
+    assert (uninterrupted.output / "curves.csv").read_bytes() == before[0]
+    assert_same(weights(uninterrupted.output), before[1])
+
+
 def test_a_damaged_state_is_refused(configure):
     config = configure("damaged")
     config.output.mkdir()
