@@ -48,8 +48,8 @@ def evaluate(
 ) -> None:
     """Compare a model with labels: Fock matrices, orbitals, energies, dipoles.
 
-    Every error is that of a molecule first and then averaged over the molecules. Prints a table and writes metrics.json,
-    per_molecule.csv (atomic units; errors are predicted minus reference) and parity.png.
+    Every error is that of a molecule first and then averaged over the molecules. Prints a table and writes
+    metrics.json, per_molecule.csv (atomic units; errors are predicted minus reference) and parity.png.
     """
     from safetensors import SafetensorError
 
@@ -164,6 +164,10 @@ def _text(value: float) -> str:
     return f"{value:.0f}" if value >= 1000 else f"{value:.4g}"
 
 
+def _near_one(value: float) -> str:
+    return f"{value:.4f}" if value < 0.999 else f"1 - {max(1 - value, 0):.1e}"
+
+
 def _print(header: Header, labels: Path, found: Evaluation) -> None:
     from rich.console import Console
     from rich.table import Table
@@ -178,7 +182,7 @@ def _print(header: Header, labels: Path, found: Evaluation) -> None:
     for metric in METRICS:
         if metric.key in found.metrics:
             value = found.metrics[metric.key]
-            table.add_row(metric.text, _text(value) if metric.unit else f"{value:.7f}", metric.unit)
+            table.add_row(metric.text, _text(value) if metric.unit else _near_one(value), metric.unit)
     for key, text in (
         ("error_estimate_median_ratio", "error estimate / true error: median"),
         ("error_estimate_rank_correlation", "error estimate: rank correlation"),

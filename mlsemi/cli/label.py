@@ -31,6 +31,10 @@ def label(
     ] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many geometries.")] = None,
     residual_tol: Annotated[float, typer.Option(help="Largest |FDS - SDF| that is accepted [Eh].")] = 1e-6,
+    guess: Annotated[
+        str | None,
+        typer.Option(metavar="MODEL", help="Start each SCF from a model (name or checkpoint); labels stay the same."),
+    ] = None,
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Try again what failed before.")] = False,
 ) -> None:
     """Label geometries with Fock matrices, energies and more by PySCF.
@@ -40,9 +44,11 @@ def label(
     from mlsemi.basis import load_basis
     from mlsemi.interop.ase import read_molecules
     from mlsemi.reference.farm import label as run_farm
+    from mlsemi.reference.guess import ModelGuess
 
     try:
         molecules = read_molecules(geometries, charge=charge, spin=spin)[:limit]
+        start = None if guess is None else ModelGuess(_checkpoint(guess))
         with _Display() as display:
             summary = run_farm(
                 molecules,
@@ -52,6 +58,7 @@ def label(
                 jobs=jobs,
                 gradient=gradient,
                 residual_tolerance=residual_tol,
+                initial_density=start,
                 retry_failed=retry_failed,
                 report=display.show,
             )
@@ -63,6 +70,12 @@ def label(
         raise typer.Exit(130)
     if summary.progress.failed and not summary.progress.done and not summary.progress.before:
         raise typer.Exit(1)
+
+
+def _checkpoint(name_or_path: str) -> Path:
+    from mlsemi.model import find_model
+
+    return find_model(name_or_path).resolve()
 
 
 def _print_summary(summary: Summary, output: Path) -> None:

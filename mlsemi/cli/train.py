@@ -19,18 +19,23 @@ _FULL = 64 * 2**20
 
 def train(
     config: Annotated[Path, typer.Argument(metavar="CONFIG.toml", help="Configuration; see docs/how-to-train.md.")],
+    start: Annotated[
+        str | None,
+        typer.Option("--from", metavar="MODEL", help="Go on from a trained model: a shipped name or a path."),
+    ] = None,
 ) -> None:
     """Train a model on labels as a TOML file says.
 
-    Into the output folder go model.safetensors (the moving average of the weights after the last step: the model to use),
-    best.safetensors (the same at the validation with the lowest loss: look at it if the curves rise at the end),
-    curves.csv, curves.png and state.pt.
+    Into the output folder go model.safetensors (the moving average of the weights after the last validation: the model
+    to use), best.safetensors (the same at the validation with the lowest loss: take it if the curves rise at the end),
+    curves.csv, curves.png and state.pt, for resuming.
 
     Run the same command again to go on after an interruption: it resumes exactly.
     """
     from safetensors import SafetensorError
 
     from mlsemi.cli.display import Display
+    from mlsemi.model import find_model
     from mlsemi.train.config import read_config
     from mlsemi.train.loop import train as run
 
@@ -38,10 +43,11 @@ def train(
     try:
         read = read_config(config)
         with Display({"prepare": "labels", "train": "steps"}) as display:
-            path = run(read, report=_Watch(display, read).show)
+            path = run(read, start=find_model(start) if start else None, report=_Watch(display, read).show)
     except KeyboardInterrupt as stopped:
         what = str(stopped) or "at once, what was saved before stays"
-        typer.echo(f"interrupted: {what}; run `mlsemi train {config}` again to go on", err=True)
+        again = f"mlsemi train {config}" + (f" --from {start}" if start else "")
+        typer.echo(f"interrupted: {what}; run `{again}` again to go on", err=True)
         raise typer.Exit(130) from None
     except (ValueError, OSError, RuntimeError, SafetensorError) as error:
         typer.echo(f"error: {_explain(error, read)}", err=True)
@@ -60,10 +66,11 @@ class _Watch:
         """Report of the loop."""
         fresh = progress.row is not None and progress.row is not self._row
         self._row = progress.row
-        note = _errors(progress.row) if progress.row else ""
+        note = f"validation F {progress.row['validation_ao_meh'] * 1e3:.3g} uEh" if progress.row else ""
         self._display.show(progress.stage, progress.done, progress.total, progress.rate, note)
         if fresh and progress.row:
-            self._display.line(f"step {int(progress.row['step'])}, {progress.row['seconds']:.0f} s: {note}")
+            step, seconds = int(progress.row["step"]), progress.row["seconds"]
+            self._display.line(f"step {step}, {seconds:.0f} s: {_errors(progress.row)}")
             _draw(self._config)
 
 

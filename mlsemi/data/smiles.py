@@ -21,8 +21,8 @@ def side_of(molecule: Molecule) -> Split:
     if _heavy_atoms(molecule.name) != heavy:
         raise ValueError(
             f"a label of {molecule.formula} is named {molecule.name!r}, which is not its SMILES: the split by molecule "
-            "needs labels that are named by their SMILES, as `mlsemi sample` names them (for others: all labels, or the "
-            "random split)"
+            "needs labels that are named by their SMILES, as `mlsemi sample` names them; for others take all labels "
+            "or the random split"
         )
     return split_of(molecule.name)
 

@@ -33,6 +33,7 @@ from mlsemi.data.store import LabelStore, Record, molecule_key, write_store
 from mlsemi.layout import AO_ORDER
 from mlsemi.molecule import Molecule
 from mlsemi.observables import Observables
+from mlsemi.reference.guess import ModelGuess
 from mlsemi.reference.mean_field import (
     RESIDUAL_TOLERANCE,
     InitialDensity,
@@ -158,15 +159,15 @@ def label(
         jobs: processes, each with one thread.
         gradient: also nuclear gradients.
         residual_tolerance: see `solve`.
-        initial_density: see `solve`; must be picklable.
+        initial_density: see `solve`; must be picklable. A `ModelGuess` must cover all molecules; the file names it.
         retry_failed: try again what failed in an earlier run.
         report: called after each record.
         pack_seconds: how often the label file is brought up to date meanwhile.
         max_memory_mb: for each process [MB].
 
     Raises:
-        ValueError: for no molecules, an unknown method, elements outside of the basis, or a file made with other
-            settings or being written by another process.
+        ValueError: for no molecules, an unknown method, elements outside of the basis, molecules that a guess does not
+            cover, or a file made with other settings or being written by another process.
         OSError: if the disk is full; all records so far are safe.
     """
     if not molecules:
@@ -176,6 +177,9 @@ def label(
     for number in sorted({z for m in molecules for z in m.numbers.tolist()}):
         basis.shells(number)
     settings = run_attributes(method=method, basis=basis, gradient=gradient, residual_tolerance=residual_tolerance)
+    if isinstance(initial_density, ModelGuess):
+        initial_density.check(molecules, basis)
+        settings["guess"] = initial_density.description
     ledger = _Ledger(Path(path), settings)
     try:
         tasks, order = {}, {}
@@ -257,6 +261,10 @@ class _Ledger:
                     raise_differing(str(path), store.attrs, agreed, differing)
                 if store.fock_encoding != "full":
                     raise ValueError(f"{path} stores Fock matrices as {store.fock_encoding}: give another output")
+                # guesses need not agree: all are named
+                guesses = [*str(store.attrs.get("guess", "")).split("; "), settings.get("guess", "")]
+                if named := dict.fromkeys(filter(None, guesses)):
+                    self.settings = settings | {"guess": "; ".join(named)}
                 self.known.update(store.keys())
         self.journal = Journal(path.with_name(path.name + ".journal"), agreed)
         self.known.update({key: labelled for key, labelled, _ in self.journal.places})

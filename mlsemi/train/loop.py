@@ -60,7 +60,7 @@ class Progress:
 Report = Callable[[Progress], None]
 
 
-def train(config: Config, *, report: Report | None = None) -> Path:
+def train(config: Config, *, start: str | Path | None = None, report: Report | None = None) -> Path:
     """Trains a model, or goes on where an earlier run into the same folder stopped.
 
     Writes into `config.output`: `model.safetensors` (the moving average), `best.safetensors` (the one with the lowest
@@ -69,6 +69,11 @@ def train(config: Config, *, report: Report | None = None) -> Path:
 
     On SIGINT (Ctrl-C) and SIGTERM the step is finished and the state saved; a second one ends it at once, and the state
     saved before stays.
+
+    Args:
+        config: what to train on what.
+        start: checkpoint of a trained model to go on from; by default weights are fresh.
+        report: called with the progress.
 
     Returns:
         Path of the checkpoint.
@@ -85,7 +90,7 @@ def train(config: Config, *, report: Report | None = None) -> Path:
         torch.set_num_threads(config.training.threads)
     config.output.mkdir(parents=True, exist_ok=True)
     say = report or (lambda _: None)
-    header, engine, samples, validation = _setup(config, say)
+    header, engine, samples, validation = _setup(config, start, say)
     run = _Run(config, header, engine, samples, validation)
     run.resume()
     with _stop_requests() as asked:
@@ -117,7 +122,9 @@ def _stop_requests() -> Iterator[Callable[[], bool]]:
             signal.signal(number, handler)
 
 
-def _setup(config: Config, say: Report) -> tuple[checkpoint.Header, Engine, list[Sample], list[Sample]]:
+def _setup(
+    config: Config, start: str | Path | None, say: Report
+) -> tuple[checkpoint.Header, Engine, list[Sample], list[Sample]]:
     """Opens the labels, makes the engine, splits and prepares."""
     stores = [LabelStore.open(path) for path in config.data.labels]
     try:
@@ -132,14 +139,14 @@ def _setup(config: Config, say: Report) -> tuple[checkpoint.Header, Engine, list
         parts = [split_labels(store, config) for store in stores]
         used = [store.molecule(i) for store, p in zip(stores, parts, strict=True) for i in (*p[0], *p[1])]
         header = _header(config, first, used, [sum(len(p[k]) for p in parts) for k in (0, 1)])
-        engine = checkpoint.engine_of(header)
-        total, before, start = len(used), 0, time.perf_counter()
+        header, engine = _begin(header, start)
+        total, before, began = len(used), 0, time.perf_counter()
         prepared: list[list[Sample]] = [[], []]
         for store, part in zip(stores, parts, strict=True):
             for k in (0, 1):
 
                 def show(done: int, offset: int = before) -> None:
-                    rate = (offset + done) / (time.perf_counter() - start)
+                    rate = (offset + done) / (time.perf_counter() - began)
                     say(Progress("prepare", offset + done, total, rate))
 
                 prepared[k] += prepare(store, part[k], engine, report=show)
@@ -147,9 +154,34 @@ def _setup(config: Config, say: Report) -> tuple[checkpoint.Header, Engine, list
     finally:
         for store in stores:
             store.close()
-    with torch.no_grad():
-        set_statistics(engine, prepared[0])
+    if start is None:
+        with torch.no_grad():
+            set_statistics(engine, prepared[0])
     return header, engine.to(config.training.device), prepared[0], prepared[1]
+
+
+def _begin(header: checkpoint.Header, start: str | Path | None) -> tuple[checkpoint.Header, Engine]:
+    """A fresh engine, or that of a trained model, with its means and scales, to go on from.
+
+    Raises:
+        ValueError: if that model is of another basis, baseline or size, or lacks an element of the labels.
+    """
+    if start is None:
+        return header, checkpoint.engine_of(header)
+    base, engine = checkpoint.load(start)
+    missing = sorted(set(header.elements) - set(base.elements))
+    if missing:
+        raise ValueError(f"the labels hold element(s) {missing}, which {start} does not cover: {list(base.elements)}")
+    for what in ("baseline", "network"):
+        if getattr(base, what) != getattr(header, what):
+            raise ValueError(
+                f"{start} has {what} {getattr(base, what)}, the configuration {getattr(header, what)}: they must agree"
+            )
+    if base.basis.content_hash(header.elements) != header.basis.content_hash(header.elements):
+        raise ValueError(f"{start} is of basis {base.basis.name!r}, the labels of {header.basis.name!r}")
+    provenance = {"name": base.name, "method": base.method, "training": dict(base.training)}
+    training = dict(header.training) | {"started_from": provenance}
+    return replace(header, basis=base.basis, elements=base.elements, training=training), engine.train()
 
 
 def split_labels(store: LabelStore, config: Config) -> tuple[list[int], list[int]]:
@@ -237,6 +269,7 @@ class _Run:
         return {k: config[k] for k in ("baseline", "data", "network", "loss")} | {
             "labels": [data["training"]["labels_train"], data["training"]["labels_validation"]],
             "training": {k: v for k, v in config["training"].items() if k not in ("steps", "device", "threads")},
+            **{k: data["training"][k] for k in ("started_from",) if k in data["training"]},
         }
 
     def save_state(self) -> None:

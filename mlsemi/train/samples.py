@@ -91,12 +91,14 @@ def _prepare_chunk(store: LabelStore, indices: Sequence[int], engine: Engine) ->
         terms = exact.baseline
         value = torch.zeros_like(terms.fock)
         for k, record in enumerate(records):
-            if record.observables.fock.shape[0] != 1:
+            stored = record.observables.fock
+            assert stored is not None, "records of labels have one"
+            if stored.shape[0] != 1:
                 raise ValueError(
                     f"label {indices[k]} ({molecules[k].name}) is an open shell: not covered by training yet"
                 )
-            n = record.observables.fock.shape[-1]
-            value[k, :n, :n] = torch.from_numpy(record.observables.fock[0])
+            n = stored.shape[-1]
+            value[k, :n, :n] = torch.from_numpy(stored[0])
         fock = whole_fock(store, value, engine, batch, terms.fock)
         occupation = aufbau_occupations(batch.n_electrons, batch.spin, batch.n_ao, size=fock.shape[-1])
         orbitals, density = solve_density(fock, exact.overlap, occupation, batch.ao_mask)

@@ -28,7 +28,10 @@ def labels(tiny_header, tiny_engine, tmp_path_factory):
             found = tiny_engine(tiny_engine.batch([molecule]))
         fock = found.state.fock[0].numpy()
         records.append(
-            Record(molecule, Observables(energy=float(found.energy[0]) - 1e-3, fock=(fock + 1e-3 * np.eye(len(fock)))[None]))
+            Record(
+                molecule,
+                Observables(energy=float(found.energy[0]) - 1e-3, fock=(fock + 1e-3 * np.eye(len(fock)))[None]),
+            )
         )
     attrs = {
         "method": "hf",

@@ -126,6 +126,6 @@ def test_a_full_disk_is_named(tmp_path, monkeypatch):
     assert "is full (unexpected pos 64 vs 0): free some space and run the same command again" in result.stderr
 
 
-def fail_as_torch_does(config, report):
+def fail_as_torch_does(config, **options):
     """What torch.save says when the disk is full."""
     raise RuntimeError("unexpected pos 64 vs 0")
