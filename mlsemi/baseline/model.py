@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mlsemi.baseline.atoms import free_atom, n_fit_charges, sap_charges
+from mlsemi.baseline.atoms import FreeAtom, free_atom, n_fit_charges, sap_charges
 from mlsemi.baseline.tables import (
     LONGEST,
     SHORTEST,
@@ -105,7 +105,7 @@ class Baseline(nn.Module):
             atom = free_atom(self.basis, z)
             own = np.ix_(self.slots.of_ao[z], self.slots.of_ao[z])
             self.density[row].numpy()[own] = atom.density(self.basis)
-            exponents, charges = (atom.exponents, atom.charges) if self.kind == "atoms" else sap_charges(z)
+            exponents, charges = _charges(self.kind, atom)
             k = len(charges)
             self.omega2[row] = 1.0
             self.omega2[row, 0], self.weight[row, 0] = torch.inf, -float(z)
@@ -166,6 +166,13 @@ def _locate(distance: Tensor, n_rows: int) -> tuple[Tensor, Tensor]:
     """Spline interval of each distance and the offset in it [bohr]; the first one is extrapolated to zero distance."""
     row = ((distance.detach() - SHORTEST) / SPACING).floor().long().clamp(0, n_rows - 1)
     return row, (distance - (SHORTEST + SPACING * row))[:, None]
+
+
+def _charges(kind: str, atom: FreeAtom) -> tuple[np.ndarray, np.ndarray]:
+    """Gaussian charges of an element beside its nucleus."""
+    if kind == "atoms":
+        return atom.exponents, atom.charges
+    return sap_charges(atom.number) if kind == "sap" else (np.zeros(0), np.zeros(0))
 
 
 def _n_charges(kind: str, slots: Slots) -> int:

@@ -30,7 +30,8 @@ class NetworkConfig:
         product: channels that are multiplied in the bond frame.
         radial: width of the radial embedding.
         n_radial: number of radial functions.
-        cutoff: largest distance of a pair [bohr].
+        cutoff: largest distance of a pair [bohr]; beyond it the correction of a block is zero.
+        reach: largest distance over which an atom sees a neighbour in one layer [bohr], at most the cutoff.
         neighbours: typical number of neighbours of an atom.
     """
 
@@ -42,6 +43,7 @@ class NetworkConfig:
     radial: int = 64
     n_radial: int = 32
     cutoff: float = 14.0
+    reach: float = 14.0
     neighbours: float = 8.0
 
     def bond_widths(self, l_max: int) -> list[int]:
@@ -136,13 +138,14 @@ class FockNetwork(nn.Module):
         frames = frames.to_dtype(self.dtype)
         cut = envelope(frames.distance, self.config.cutoff)
         radial = self.radial(frames.distance, pair_type)
-        feature = self._initial(element, radial, cut, batch.pair, frames.wigner)
+        near = envelope(frames.distance, self.config.reach)
+        feature = self._initial(element, radial, near, batch.pair, frames.wigner)
         state = [self.start(radial)]
         state += [radial.new_zeros(len(i), *((2,) if k > 1 else ()), w) for k, w in enumerate(self.widths) if k]
         for layer, bond in enumerate(self.bonds):
             state = bond(feature, state, radial, batch.pair, frames.wigner)
             if layer < len(self.messages):
-                message = self.messages[layer](state, cut, batch.pair, frames.wigner, n_atoms)
+                message = self.messages[layer](state, near, batch.pair, frames.wigner, n_atoms)
                 feature = self.updates[layer](feature, message)
         block = self.pair_readout(state, pair_type, frames.distance) * cut[:, None, None]
         rotation = frames.slot_rotation(self.slots)
@@ -152,11 +155,11 @@ class FockNetwork(nn.Module):
         return NetworkOutput(Blocks(self.atom_readout(feature, element), block), energy)
 
     def _initial(
-        self, element: Tensor, radial: Tensor, cut: Tensor, pair: Tensor, wigner: tuple[Tensor, ...]
+        self, element: Tensor, radial: Tensor, near: Tensor, pair: Tensor, wigner: tuple[Tensor, ...]
     ) -> list[Tensor]:
         """Element embedding, and radial functions times spherical harmonics summed over the neighbours."""
         n_atoms, natural = len(element), self.config.natural
-        weights = (self.first(radial) * cut[:, None]).view(-1, self.l_max + 1, natural)
+        weights = (self.first(radial) * near[:, None]).view(-1, self.l_max + 1, natural)
         feature, message = [], []
         for l, (n, u) in enumerate(self.channels):
             # the m = 0 column of the Wigner matrix is the spherical harmonic of the bond

@@ -134,7 +134,7 @@ def test_readout_components_are_an_orthonormal_basis_of_blocks(basis, paths):
     _, matrix, path = paths(slots)
     assert matrix.shape == (slots.n_slots**2, slots.n_slots**2)
     assert len(path) == len(matrix)
-    # Clebsch-Gordan coefficients of e3nn are good to 1e-14 or so
+    # rounding of products of a few coefficients
     torch.testing.assert_close(matrix @ matrix.mT, torch.eye(len(matrix), dtype=matrix.dtype), atol=1e-12, rtol=0)
 
 

@@ -205,3 +205,26 @@ def test_labels_of_unlike_methods_are_refused(configure, water_labels, tmp_path)
     both = replace(config.data, labels=(str(water_labels), str(tmp_path / "other.h5")))
     with pytest.raises(ValueError, match="different methods"):
         train(replace(config, data=both))
+
+
+def test_training_goes_on_from_a_model(configure):
+    """Weights, means and scales are those of the model, also on other labels; the header says where it began."""
+    first = train(configure("first", limit=10))
+    config = configure("second", limit=12, steps=1, validate_every=1, learning_rate=1e-12, ema=0.0)
+    second = train(config, start=first)
+    before, after = load_file(first), load_file(second)
+    for key, value in before.items():
+        # one step with a vanishing learning rate
+        torch.testing.assert_close(after[key], value, atol=1e-9, rtol=1e-6)
+    assert read_header(second).training["started_from"]["training"]["steps"] == 6
+    assert train(config, start=first) == second
+
+
+def test_a_model_that_does_not_fit_is_refused(configure, tmp_path):
+    first = train(configure("first", limit=10))
+    config = configure("second", limit=10)
+    smaller = replace(config, network=replace(config.network, layers=2))
+    with pytest.raises(ValueError, match="has network .*layers=1.*the configuration .*layers=2.*must agree"):
+        train(smaller, start=first)
+    with pytest.raises(ValueError, match="no such checkpoint"):
+        train(config, start=tmp_path / "none.safetensors")
