@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -22,6 +23,8 @@ SHARED = Path(os.environ.get("MLSEMI_SHARED", ROOT.parent / "shared"))
 
 def pytest_configure(config: pytest.Config) -> None:
     torch.set_num_threads(1)
+    # a shell that starts jobs in the background lets them ignore Ctrl-C, which some tests send
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

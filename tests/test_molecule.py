@@ -74,7 +74,7 @@ def test_symbols() -> None:
         ({"charge": 1}, r"9 electrons \(charge 1\) cannot have spin=2S=0 .* spin must be odd"),
         ({"charge": 11, "spin": 1}, r"leaves -1 electrons"),
         ({"spin": -2}, r"spin=-2"),
-        ({"spin": 12}, r"10 electrons of which 12 unpaired"),
+        ({"spin": 12}, r"leaves 10 electrons, 12 unpaired"),
     ],
 )
 def test_impossible_molecules_are_refused(arguments: dict, message: str) -> None:

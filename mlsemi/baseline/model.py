@@ -165,7 +165,8 @@ class Baseline(nn.Module):
 def _locate(distance: Tensor, n_rows: int) -> tuple[Tensor, Tensor]:
     """Spline interval of each distance and the offset in it [bohr]; the first one is extrapolated to zero distance."""
     row = ((distance.detach() - SHORTEST) / SPACING).floor().long().clamp(0, n_rows - 1)
-    return row, (distance - (SHORTEST + SPACING * row))[:, None]
+    # an integer tensor times a Python number would be float32
+    return row, (distance - (SHORTEST + SPACING * row.to(distance.dtype)))[:, None]
 
 
 def _charges(kind: str, atom: FreeAtom) -> tuple[np.ndarray, np.ndarray]:

@@ -67,9 +67,10 @@ def _name_in(comment: str) -> str:
     Read here because ASE takes some SMILES for lists ('[H][H]') or truth values ('F').
     """
     for name in ("smiles", "key"):
-        found = re.search(rf'(?:^|\s){name}=(?:"([^"]*)"|(\S+))', comment)
+        found = re.search(rf'(?:^|\s){name}=(?:"((?:[^"\\]|\\.)*)"|(\S+))', comment)
         if found:
-            return found.group(1) or found.group(2) or ""
+            quoted, plain = found.groups()
+            return plain or re.sub(r"\\(.)", r"\1", quoted)
     return ""
 
 

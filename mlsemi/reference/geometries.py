@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
@@ -157,8 +156,6 @@ def write_frames(path: Path, frames: Sequence[Frame]) -> None:
 
 
 def _quoted(text: str) -> str:
-    """A string as ASE's reader gives it back; it takes an F or a T alone, quoted or not, for a truth value."""
-    if text in ("F", "T"):
-        text = "_JSON " + json.dumps(text)
+    """A string as a value of an extended xyz comment."""
     escaped = text.replace("\\", "\\\\").replace('"', '\\"')
     return f'"{escaped}"'
