@@ -35,7 +35,7 @@ class Header:
         elements: atomic numbers that are covered.
         baseline: kind of F0.
         network: size of the network.
-        domain: what the model was trained on: `charges`, `spins` (lists), `max_atoms`, `max_bond` (bohr) and so on.
+        domain: what the model was trained on: `charges`, `spins` (lists), `max_atoms`, and `formulas` if they are few.
         training: labels, steps, seed, versions: the record of the training.
         errors: measured held-out errors, by name with unit.
     """
@@ -105,6 +105,8 @@ def save(path: str | Path, header: Header, tensors: Mapping[str, Tensor]) -> Non
     contiguous = {k: v.detach().cpu().contiguous() for k, v in tensors.items() if v.numel()}
     try:
         save_file(contiguous, str(beside), metadata={_KEY: json.dumps(header.to_json())})
+        # safetensors writes for the owner alone; a model is made to be shared
+        beside.chmod(0o644)
         os.replace(beside, path)
     finally:
         beside.unlink(missing_ok=True)

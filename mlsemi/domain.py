@@ -25,6 +25,12 @@ BOND_TOLERANCE_ANGSTROM = 0.45
 SIZE_LIMIT = 1.5
 """A molecule with more atoms than this times the largest one of the training is worth a warning."""
 
+LARGEST_CHANGE = 0.5
+"""The change of the electronic energy from the superposed atoms to a molecule stays within -0.1 and 0.25 Eh an atom."""
+
+SMALLEST_GAP = 0.05
+"""HOMO-LUMO gaps [Eh] below this are a sign of an open shell, or of a wrong Fock matrix."""
+
 _LISTED = 5
 
 
@@ -92,6 +98,28 @@ def doubts(molecule: Molecule, domain: Mapping[str, Any]) -> tuple[str, ...]:
         found.append(
             f"{fragments} fragments without a bond between them: the model was trained on connected molecules, and "
             "the interaction of fragments is not reliable"
+        )
+    return tuple(found)
+
+
+def implausible(molecule: Molecule, *, change: float | None, gap: float | None) -> tuple[str, ...]:
+    """Signs in a result that it is wrong.
+
+    Args:
+        molecule: what was asked for.
+        change: electronic energy relative to the superposed atoms [Eh]; None if the baseline has none.
+        gap: HOMO-LUMO gap [Eh].
+    """
+    found = []
+    if change is not None and abs(change) > LARGEST_CHANGE * molecule.n_atoms:
+        found.append(
+            f"the electronic energy is more than {LARGEST_CHANGE} Eh an atom away from that of the superposed "
+            "atoms, which no molecule is: the predicted Fock matrix has an orbital that does not exist; do not use "
+            "this result"
+        )
+    if gap is not None and gap < SMALLEST_GAP:
+        found.append(
+            f"the HOMO-LUMO gap is only {gap:.3f} Eh: an open shell (such as triplet O2), or a wrong Fock matrix"
         )
     return tuple(found)
 

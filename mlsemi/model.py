@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Literal, overload
@@ -19,7 +19,8 @@ import torch
 from mlsemi import checkpoint
 from mlsemi.batch import Batch
 from mlsemi.checkpoint import Header
-from mlsemi.domain import doubts, refuse_uncovered
+from mlsemi.domain import doubts, implausible, refuse_uncovered
+from mlsemi.energy import electronic_energy
 from mlsemi.engine import Engine, Prediction
 from mlsemi.memory import CACHE_FRIENDLY, SHARE, available_bytes, estimate_bytes, split
 from mlsemi.molecule import Molecule
@@ -182,7 +183,9 @@ class Model:
             return self._predict_batch(molecules, forces)
         except (ValueError, RuntimeError, MemoryError) as error:
             if len(molecules) == 1:
-                raise type(error)(f"{molecules[0].name or molecules[0].formula}: {error}") from error
+                # subclasses, such as numpy's MemoryError, are not all made of a message
+                kind = next(k for k in (ValueError, MemoryError, RuntimeError) if isinstance(error, k))
+                raise kind(f"{molecules[0].name or molecules[0].formula}: {error}") from error
         half = len(molecules) // 2
         return [o for part in (molecules[:half], molecules[half:]) for o in self._predict(part, forces)]
 
@@ -203,9 +206,13 @@ class Model:
 
     def _finish(self, molecule: Molecule, values: dict, seconds: float, mode: Mode) -> Observables:
         """Observables of one molecule, with the reference's energy in the variational mode."""
+        change = values.pop("electronic")
+        result = Observables(**values, seconds=seconds)
         warnings = doubts(molecule, self.header.domain)
+        # only the superposed atoms are an F0 and a D0 that belong together
+        warnings += implausible(molecule, change=change if self.header.baseline == "atoms" else None, gap=result.gap)
         if mode == "fast":
-            return Observables(**values, seconds=seconds, warnings=warnings)
+            return replace(result, warnings=warnings)
         from mlsemi.reference.variational import variational
 
         found = variational(molecule, self.header.basis, values["density"], method=self.header.method)
@@ -254,6 +261,9 @@ def _arrays(batch: Batch, prediction: Prediction) -> dict[str, np.ndarray]:
         assert exact.dipole is not None
         tensors = {
             "energy": prediction.energy,
+            "electronic": electronic_energy(
+                exact.baseline.fock.detach(), state.fock.detach(), exact.baseline.density, density
+            ),
             "fock": state.fock,
             "overlap": overlap,
             "density": density,
@@ -274,6 +284,7 @@ def _split_arrays(molecules: list[Molecule], arrays: dict[str, np.ndarray], n_ao
     for k, (molecule, n) in enumerate(zip(molecules, n_ao, strict=True)):
         atoms = slice(first, first := first + molecule.n_atoms)
         values: dict = {"energy": float(arrays["energy"][k]), "dipole": arrays["dipole"][k].copy()}
+        values["electronic"] = float(arrays["electronic"][k])  # for the plausibility of the result, not a field of it
         values["overlap"] = arrays["overlap"][k, :n, :n].copy()
         for name in ("fock", "density", "mo_coeff"):
             values[name] = arrays[name][k : k + 1, :n, :n].copy()

@@ -95,6 +95,17 @@ def test_a_batch_that_fails_is_halved(model, monkeypatch):
     with pytest.raises(ValueError, match="^h: singular"):
         model.predict([WATER, WATER, HYDROGEN, WATER])
 
+    class ArrayMemoryError(MemoryError):  # as numpy's, which is not made of a message
+        def __init__(self, shape, dtype):
+            super().__init__(f"no room for {shape}")
+
+    def no_room(self, molecules, forces):
+        raise ArrayMemoryError((3,), float)
+
+    monkeypatch.setattr(Model, "_predict_batch", no_room)
+    with pytest.raises(MemoryError, match=r"^w: no room for \(3,\)"):
+        model.predict(WATER)
+
 
 def test_split_by_memory():
     assert split([5, 1, 1, 9, 1], 10) == [[1, 2, 4], [0], [3]]

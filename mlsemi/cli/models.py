@@ -78,6 +78,8 @@ def _print_table(headers: Mapping[str, Header]) -> None:
     from rich.table import Table
 
     table = Table("model", "method/basis", "elements", "labels", "held-out errors")
+    table.columns[0].no_wrap = True  # a name that is cut off cannot be typed
+    table.columns[0].min_width = max(map(len, headers))
     for name, header in headers.items():
         row = summary(name, header)
         labels = sum(n for n in row["labels"].values() if n)

@@ -48,7 +48,7 @@ class PrecisionName(StrEnum):
 
 def predict(
     files: Annotated[
-        list[Path], typer.Argument(metavar="FILE...", help="Geometries: xyz [angstrom] or whatever ASE reads.")
+        list[Path], typer.Argument(metavar="FILE", help="Geometries: xyz [angstrom] or whatever ASE reads.")
     ],
     model: Annotated[
         str | None,
@@ -85,7 +85,7 @@ def predict(
         molecules = [m for path in files for m in read_molecules(path, charge=charge, spin=spin)]
         from mlsemi.model import DEFAULT_MODEL, load
 
-        loaded = load(model or DEFAULT_MODEL, device=device, precision=precision)
+        loaded = load(model or DEFAULT_MODEL, device=device.value, precision=precision.value)
         loaded.check(molecules, mode=mode.value, forces=forces)
         printer = _Printer(loaded, mode.value, molecules)
         run = _Run(loaded, molecules, mode.value, forces, json_out, matrices)
@@ -124,6 +124,8 @@ def _check_outputs(json_out: Path | None, matrices: Path | None) -> None:
     """Tries to write beside the outputs, so that nothing is computed in vain."""
     from mlsemi.interop.matrices import frame_path
 
+    if matrices is not None and not matrices.name:
+        raise ValueError(f"--matrices: {str(matrices)!r} is no file name; give the beginning of one, such as 'ethanol'")
     wanted = [("--json", json_out)] * (json_out is not None)
     wanted += [("--matrices", frame_path(matrices, 0))] if matrices is not None else []
     for option, path in wanted:

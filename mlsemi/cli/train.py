@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -46,7 +47,7 @@ def train(
             path = run(read, start=find_model(start) if start else None, report=_Watch(display, read).show)
     except KeyboardInterrupt as stopped:
         what = str(stopped) or "at once, what was saved before stays"
-        again = f"mlsemi train {config}" + (f" --from {start}" if start else "")
+        again = shlex.join(["mlsemi", "train", str(config), *(["--from", start] if start else [])])
         typer.echo(f"interrupted: {what}; run `{again}` again to go on", err=True)
         raise typer.Exit(130) from None
     except (ValueError, OSError, RuntimeError, SafetensorError) as error:
@@ -100,7 +101,7 @@ def _finish(config: Config, path: Path) -> None:
     typer.echo(f"{training.get('steps', config.training.steps)} steps in {training.get('seconds', 0):.0f} s: {path}")
     for name, value in training.get("validation_meh", {}).items():
         typer.echo(f"  validation {name.replace('_', '-'):<17} {value * 1e3:10.3f} uEh")
-    typer.echo(f"next: mlsemi evaluate {path} LABELS")
+    typer.echo(f"next: mlsemi evaluate {shlex.quote(str(path))} LABELS")
 
 
 def _explain(error: Exception, config: Config | None) -> str:

@@ -196,7 +196,8 @@ def write_store(
         Number of records written.
 
     Raises:
-        ValueError: for an unknown encoding or dtype, or a record without label and without failure.
+        ValueError: for an unknown encoding or dtype, a quantum too small for 32 bits, or a record without label and
+            without failure.
         OSError: if the disk is full; an existing file stays as it was.
     """
     if fock_encoding != "full" and not fock_encoding.removeprefix("residual:").strip() * ("residual:" in fock_encoding):
@@ -252,7 +253,7 @@ def _write_records(file: h5py.File, records: Iterable[Record], types: Mapping[st
             _append(dataset, [scalars[k] for scalars, _ in rows])
         for k, dataset in flat.items():
             data = np.concatenate([arrays[k] for _, arrays in rows])
-            _append(dataset, np.rint(data / quantum).astype("i4") if k == "fock" and quantum else data)
+            _append(dataset, _quantized(data, quantum) if k == "fock" and quantum else data)
         total += len(rows)
         rows.clear()
 
@@ -263,6 +264,18 @@ def _write_records(file: h5py.File, records: Iterable[Record], types: Mapping[st
     if rows:
         flush()
     return total
+
+
+def _quantized(values: np.ndarray, quantum: float) -> np.ndarray:
+    """Multiples of a quantum, int32."""
+    multiples = np.rint(values / quantum)
+    largest = np.iinfo(np.int32).max
+    if not (np.abs(multiples) <= largest).all():
+        raise ValueError(
+            f"fock_quantum={quantum} is too small: values up to {np.abs(values).max():.3g} Eh need "
+            f"{np.abs(values).max() / largest:.1e} at least"
+        )
+    return multiples.astype(np.int32)
 
 
 def _append(dataset: h5py.Dataset, values: Any) -> None:  # noqa: ANN401
@@ -323,7 +336,7 @@ class LabelStore:
         """
         path = Path(path)
         if not path.is_file():
-            raise ValueError(f"no such label file: {path}")
+            raise ValueError(f"{path} is a folder; give a file" if path.is_dir() else f"no such label file: {path}")
         try:
             file = h5py.File(path, "r", rdcc_nbytes=_CACHE_BYTES)
         except OSError as error:

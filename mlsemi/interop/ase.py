@@ -34,7 +34,7 @@ def read_molecules(path: str | Path, *, charge: int | None = None, spin: int | N
     """
     path = Path(path)
     if not path.is_file():
-        raise ValueError(f"no such geometry file: {path}")
+        raise ValueError(f"{path} is a folder; give a file" if path.is_dir() else f"no such geometry file: {path}")
     if path.stat().st_size == 0:
         raise ValueError(f"geometry file {path} is empty")
     if path.suffix.lower() == ".npz":

@@ -31,7 +31,7 @@ class NetworkConfig:
         radial: width of the radial embedding.
         n_radial: number of radial functions.
         cutoff: largest distance of a pair [bohr]; beyond it the correction of a block is zero.
-        reach: largest distance over which an atom sees a neighbour in one layer [bohr], at most the cutoff.
+        reach: largest distance over which an atom sees a neighbour in one layer [bohr]; the cutoff if that is less.
         neighbours: typical number of neighbours of an atom.
     """
 
@@ -93,6 +93,9 @@ class FockNetwork(nn.Module):
         config: sizes.
         slots: shape of the blocks and the elements.
         dtype: precision of weights and features.
+
+    Raises:
+        ValueError: for sizes that do not go together.
     """
 
     def __init__(self, config: NetworkConfig, slots: Slots, *, dtype: torch.dtype = torch.float32) -> None:
@@ -102,6 +105,7 @@ class FockNetwork(nn.Module):
         n = len(slots.elements)
         channels = feature_channels(self.l_max, config.natural, config.unnatural)
         widths = config.bond_widths(self.l_max)
+        _check(config, widths)
         self.channels, self.widths = channels, widths
         self.embedding = nn.Parameter(torch.randn(n, config.natural))
         self.radial = RadialEmbedding(config, n * n)
@@ -138,7 +142,7 @@ class FockNetwork(nn.Module):
         frames = frames.to_dtype(self.dtype)
         cut = envelope(frames.distance, self.config.cutoff)
         radial = self.radial(frames.distance, pair_type)
-        near = envelope(frames.distance, self.config.reach)
+        near = envelope(frames.distance, min(self.config.reach, self.config.cutoff))
         feature = self._initial(element, radial, near, batch.pair, frames.wigner)
         state = [self.start(radial)]
         state += [radial.new_zeros(len(i), *((2,) if k > 1 else ()), w) for k, w in enumerate(self.widths) if k]
@@ -169,3 +173,19 @@ class FockNetwork(nn.Module):
             feature.append(torch.zeros_like(message[-1]))
         feature[0] = self.embedding[element][:, None]
         return self.first_update(feature, message)
+
+
+def _check(config: NetworkConfig, widths: list[int]) -> None:
+    """Refuses what would fail somewhere inside."""
+    least = {"natural": 1, "unnatural": 0, "layers": 0, "product": 0, "radial": 1, "n_radial": 2}
+    for name, value in least.items():
+        if getattr(config, name) < value:
+            raise ValueError(f"network: {name}={getattr(config, name)} must be {value} at least")
+    for name in ("cutoff", "reach", "neighbours"):
+        if not getattr(config, name) > 0:
+            raise ValueError(f"network: {name}={getattr(config, name)} must be positive")
+    if config.product > min(widths[2:4], default=config.product):
+        raise ValueError(
+            f"network: product={config.product} is more than the channels of m = 1 and m = 2, {widths[2:4]}: make it "
+            "smaller, or `bond` wider"
+        )

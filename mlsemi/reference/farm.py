@@ -10,13 +10,11 @@ import gc
 import json
 import multiprocessing
 import os
-import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -33,6 +31,7 @@ from mlsemi.data.store import LabelStore, Record, molecule_key, write_store
 from mlsemi.layout import AO_ORDER
 from mlsemi.molecule import Molecule
 from mlsemi.observables import Observables
+from mlsemi.processes import SINGLE_THREAD, environment, follow, stop
 from mlsemi.reference.guess import ModelGuess
 from mlsemi.reference.mean_field import (
     RESIDUAL_TOLERANCE,
@@ -42,10 +41,7 @@ from mlsemi.reference.mean_field import (
     solve,
 )
 
-_WORKER_VARIABLES = {
-    "OMP_NUM_THREADS": "1",
-    "MKL_NUM_THREADS": "1",
-    "OPENBLAS_NUM_THREADS": "1",
+_WORKER_VARIABLES = SINGLE_THREAD | {
     # glibc gives large arrays back to the system and asks for them again; touching fresh pages is slow
     "MALLOC_MMAP_MAX_": "0",
     "MALLOC_TRIM_THRESHOLD_": str(1 << 31),
@@ -304,7 +300,7 @@ def _solved(tasks: dict[int, Molecule], work: Callable[[int, Molecule], Record],
     """Records as they are finished. A worker that dies (memory) costs the molecule that killed it, not the run."""
     queue = deque(tasks)
     suspects: deque[int] = deque()
-    with _worker_environment():
+    with environment(_WORKER_VARIABLES):
         while queue or suspects:
             alone = bool(suspects)
             source = deque([suspects.popleft()]) if alone else queue
@@ -314,21 +310,22 @@ def _solved(tasks: dict[int, Molecule], work: Callable[[int, Molecule], Record],
                 while source or running:
                     # few in flight: all of them are suspects if a worker dies
                     while source and len(running) < (1 if alone else 2 * jobs):
-                        index = source.popleft()
+                        index = source[0]  # taken once it is submitted: a broken pool refuses it
                         running[pool.submit(work, index, tasks[index])] = index
+                        source.popleft()
                     for future in wait(running, return_when=FIRST_COMPLETED).done:
                         record = future.result()
                         del running[future]
                         yield record
             except BrokenProcessPool:
-                left = sorted(running.values())
+                left = sorted([*running.values(), *(source if alone else ())])
                 if alone:
                     reason = "the process died while it worked on this molecule (out of memory?)"
                     yield from (Record(tasks[i], failure=reason, index=i) for i in left)
                 else:
                     suspects.extend(left)
             finally:
-                _stop(pool)
+                stop(pool)
 
 
 def _pool(jobs: int) -> ProcessPoolExecutor:
@@ -337,45 +334,11 @@ def _pool(jobs: int) -> ProcessPoolExecutor:
     )
 
 
-def _stop(pool: ProcessPoolExecutor) -> None:
-    """End a pool without waiting for what it works on."""
-    processes = list((getattr(pool, "_processes", None) or {}).values())
-    pool.shutdown(wait=False, cancel_futures=True)
-    for process in processes:
-        process.terminate()
-    for process in processes:
-        process.join(timeout=10)
-
-
-@contextmanager
-def _worker_environment() -> Iterator[None]:
-    """For processes started inside: one thread each, memory kept. The variables are read when their libraries load."""
-    before = {k: os.environ.get(k) for k in _WORKER_VARIABLES}
-    os.environ.update(_WORKER_VARIABLES)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
-
-
 def _prepare_worker(parent: int) -> None:
-    """In a worker: one thread; Ctrl-C is the parent's business; no life without a parent."""
-    import signal
-
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """In a worker: one thread; no life without a parent."""
+    follow(parent)
     lib.num_threads(1)
     gc.freeze()  # what is loaded stays: collections after each molecule need not look at it
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(1)
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
 
 
 def _work(index: int, molecule: Molecule, **options: Any) -> Record:  # noqa: ANN401

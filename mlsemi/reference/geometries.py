@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
@@ -9,6 +10,7 @@ from multiprocessing import get_context
 from pathlib import Path
 
 from mlsemi.molecule import Molecule
+from mlsemi.processes import SINGLE_THREAD, follow
 from mlsemi.reference.sampling import NotIntactError, geometry_from_smiles, intact_trajectory, relaxed, seed_of
 
 
@@ -99,7 +101,8 @@ def sample_many(
             outcomes[place] = _sample_task(task)
             on_done()
     else:
-        pool = ProcessPoolExecutor(jobs, mp_context=get_context("spawn"), initializer=_start_worker)
+        context = get_context("spawn")
+        pool = ProcessPoolExecutor(jobs, mp_context=context, initializer=_start_worker, initargs=(os.getpid(),))
         try:
             futures = {pool.submit(_sample_task, task): place for place, task in enumerate(tasks)}
             for future in as_completed(futures):
@@ -112,12 +115,9 @@ def sample_many(
     return [molecule[index] for index in range(frames) for molecule in kept], dropped
 
 
-def _start_worker() -> None:
-    import os
-    import signal
-
-    os.environ["OMP_NUM_THREADS"] = "1"  # read when tblite is loaded; the molecules are too small for threads
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which then stops the workers
+def _start_worker(parent: int) -> None:
+    os.environ.update(SINGLE_THREAD)  # read when tblite is loaded; the molecules are too small for threads
+    follow(parent)
 
 
 def _name_of(start: str | Molecule) -> str:

@@ -202,7 +202,7 @@ def _newton(field, density: np.ndarray | None, tolerance: float) -> State:  # no
     """PySCF's second-order SCF, for what does not converge otherwise."""
     solver = field.newton()
     solver.conv_tol, solver.conv_tol_grad, solver.max_cycle = 1e-11, tolerance * 0.3, 50
-    solver.kernel(density)
+    solver.kernel(dm0=density)
     return _evaluated(field, solver, "newton")
 
 

@@ -23,7 +23,7 @@ class DataConfig:
         split: "random": a share of the labels validates; "molecule": whole molecules by the fixed hash of their
             canonical SMILES (`mlsemi.data.split`), test molecules are left out altogether.
         validation: share of the labels that validate, for the random split.
-        limit: use only the first so many labels.
+        limit: use only the first so many labels of each file.
     """
 
     labels: tuple[str, ...]

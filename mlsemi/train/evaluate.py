@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
@@ -23,6 +22,7 @@ from mlsemi.data.smiles import side_of
 from mlsemi.data.store import LabelStore, Record
 from mlsemi.engine import Engine, Prediction
 from mlsemi.molecule import Molecule, symbol_of
+from mlsemi.processes import SINGLE_THREAD, environment, follow, stop
 from mlsemi.properties.multipoles import dipole
 from mlsemi.state import ElectronicState, solve_state
 from mlsemi.train.metrics import Row, State, average, by_class, state_errors
@@ -31,7 +31,6 @@ SPLITS = ("all", "train", "validation", "test")
 _BATCH_AOS = 400
 """Orbitals of a batch together: larger ones are no faster on a CPU."""
 _FOCK_SAMPLES = 200_000
-_SINGLE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 
 Report = Callable[[str, int, int, float], None]
 """Stage ("predict" or "variational"), molecules done, of how many, molecules per second."""
@@ -224,15 +223,18 @@ def _predict_batch(
         moments = dipole(state.density, exact.dipole, batch)
     matrices = (state.fock, reference.fock, exact.baseline.fock, state.overlap, state.density)
     fock, fock_ref, baseline, overlap, density = (_numpy(m) for m in matrices)
+    mo_energy, mo_coeff, mo_energy_ref, mo_coeff_ref, dipoles = (
+        _numpy(x) for x in (state.mo_energy, state.mo_coeff, reference.mo_energy, reference.mo_coeff, moments)
+    )
     for k, record in enumerate(records):
         n, mol, obs = int(batch.n_ao[k]), record.molecule, record.observables
         cut = (k, slice(n), slice(n))
         n_occupied = int((state.mo_occ[k] > 0).sum())
-        found = State(fock[cut], _numpy(state.mo_energy)[k, :n], _numpy(state.mo_coeff)[cut])
-        energies = _numpy(reference.mo_energy)[k, :n]
+        found = State(fock[cut], mo_energy[k, :n], mo_coeff[cut])
+        energies = mo_energy_ref[k, :n]
         if obs.mo_energy is not None and obs.mo_energy.shape[-1] == n:
             energies = obs.mo_energy[0]
-        wanted = State(fock_ref[cut], energies, _numpy(reference.mo_coeff)[cut])
+        wanted = State(fock_ref[cut], energies, mo_coeff_ref[cut])
         row: Row = {
             "formula": mol.formula,
             "n_atoms": mol.n_atoms,
@@ -251,7 +253,7 @@ def _predict_batch(
             ends = slice(n_occupied - 1, n_occupied + 1)
             parity.gap.append(np.stack([np.diff(wanted.mo_energy[ends]), np.diff(found.mo_energy[ends])]))
         if obs.dipole is not None:
-            moment = _numpy(moments)[k]
+            moment = dipoles[k]
             row["dipole_error"] = float(np.linalg.norm(moment - obs.dipole))
             row["dipole_norm_error"] = float(np.linalg.norm(moment) - np.linalg.norm(obs.dipole))
             parity.dipole.append(np.stack([obs.dipole, moment]))
@@ -328,26 +330,12 @@ def _one_variational(
 @contextmanager
 def _pool(jobs: int) -> Iterator[ProcessPoolExecutor]:
     """Processes with one thread each; they end at once if the block fails or is interrupted."""
-    before = {name: os.environ.get(name) for name in _SINGLE_THREAD}
-    os.environ.update(_SINGLE_THREAD)
-    pool = ProcessPoolExecutor(
-        jobs,
-        mp_context=multiprocessing.get_context("spawn"),
-        initializer=signal.signal,
-        initargs=(signal.SIGINT, signal.SIG_IGN),
-    )
-    try:
-        yield pool
-        pool.shutdown()
-    except BaseException:
-        processes = list((getattr(pool, "_processes", None) or {}).values())
-        pool.shutdown(wait=False, cancel_futures=True)
-        for process in processes:
-            process.terminate()
-        raise
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
+    with environment(SINGLE_THREAD):
+        context = multiprocessing.get_context("spawn")
+        pool = ProcessPoolExecutor(jobs, mp_context=context, initializer=follow, initargs=(os.getpid(),))
+        try:
+            yield pool
+            pool.shutdown()
+        except BaseException:
+            stop(pool)
+            raise

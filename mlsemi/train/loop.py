@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
 import math
 import os
@@ -25,7 +26,7 @@ import mlsemi
 from mlsemi import checkpoint
 from mlsemi.blocks import BlockMap
 from mlsemi.data.smiles import side_of
-from mlsemi.data.store import LabelStore
+from mlsemi.data.store import LabelStore, molecule_key
 from mlsemi.engine import Engine
 from mlsemi.frames import BondFrames
 from mlsemi.train.config import Config
@@ -65,7 +66,7 @@ def train(config: Config, *, start: str | Path | None = None, report: Report | N
 
     Writes into `config.output`: `model.safetensors` (the moving average), `best.safetensors` (the one with the lowest
     validation loss), `curves.csv`, and `state.pt` for resuming. The stored state belongs to one configuration: only
-    `steps` may be changed between runs.
+    `steps`, `device` and `threads` may be changed between runs.
 
     On SIGINT (Ctrl-C) and SIGTERM the step is finished and the state saved; a second one ends it at once, and the state
     saved before stays.
@@ -219,6 +220,7 @@ def _header(config: Config, store: LabelStore, used: Sequence[Any], counts: list
     training = {
         "labels_train": counts[0],
         "labels_validation": counts[1],
+        "labels_sha256": hashlib.sha256("".join(sorted(molecule_key(m) for m in used)).encode()).hexdigest()[:16],
         "config": json.loads(json.dumps(asdict(replace(config, output=Path(config.output.name))), default=str)),
         "label_versions": str(store.attrs.get("versions", "")),
         "versions": {"mlsemi": mlsemi.__version__, "torch": torch.__version__, "python": platform.python_version()},
@@ -267,7 +269,7 @@ class _Run:
         data = self.header.to_json()
         config = data["training"]["config"]
         return {k: config[k] for k in ("baseline", "data", "network", "loss")} | {
-            "labels": [data["training"]["labels_train"], data["training"]["labels_validation"]],
+            "labels": [data["training"][k] for k in ("labels_train", "labels_validation", "labels_sha256")],
             "training": {k: v for k, v in config["training"].items() if k not in ("steps", "device", "threads")},
             **{k: data["training"][k] for k in ("started_from",) if k in data["training"]},
         }
@@ -298,6 +300,8 @@ class _Run:
         """
         path = self.config.output / STATE
         if not path.is_file():
+            # curves without a state are those of a run that was killed before its first state, or was given up
+            (self.config.output / CURVES).unlink(missing_ok=True)
             return
         try:
             state = torch.load(path, map_location=self.config.training.device, weights_only=True)

@@ -95,6 +95,10 @@ def test_residuals_to_a_baseline(tmp_path):
         # half a quantum, and what rounding the product to float64 adds
         np.testing.assert_allclose(store.fock_values(1), residual, rtol=0, atol=quantum / 2 * (1 + 1e-6))
         np.testing.assert_array_equal(store.observables(1, baseline=baseline).fock, store.fock_values(1) + baseline)
+    before = path.read_bytes()
+    with pytest.raises(ValueError, match="fock_quantum=1e-12 is too small: values up to"):
+        write_store(path, written, ATTRS, fock_encoding="residual:two-centre", fock_quantum=1e-12)
+    assert path.read_bytes() == before
     write_store(path, written, ATTRS, fock_encoding="residual:sap", fock_dtype="f4")
     with LabelStore.open(path) as store:
         np.testing.assert_allclose(store.fock_values(1), residual, rtol=2**-23)  # float32

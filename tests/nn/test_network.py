@@ -1,5 +1,7 @@
 """The network: exact symmetries, locality, batches, and the bases of its readouts."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -116,10 +118,13 @@ def test_far_molecules_do_not_see_each_other():
     assert np.abs(both[:n, n:]).max() == 0
 
 
-def test_cutoff_is_smooth():
-    """A bond that crosses the cutoff changes nothing by more than the envelope's tail."""
-    net = network("sto-3g", [1], torch.float64)
-    cutoff = net.config.cutoff
+@pytest.mark.parametrize("cutoff", [SMALL.cutoff, 0.7 * SMALL.cutoff])
+def test_cutoff_is_smooth(cutoff):
+    """A bond that crosses the cutoff changes nothing by more than the envelope's tail, also with a longer reach."""
+    torch.manual_seed(3)
+    config = replace(SMALL, cutoff=cutoff)
+    assert config.reach == SMALL.cutoff
+    net = FockNetwork(config, Slots.of(load_basis("sto-3g"), [1]), dtype=torch.float64).eval()
     values = [
         correction(net, "sto-3g", [Molecule([1, 1], [[0, 0, 0], [0, 0, cutoff + d]])])[0][0] for d in (-1e-3, 1e-3)
     ]
@@ -136,6 +141,20 @@ def test_readout_components_are_an_orthonormal_basis_of_blocks(basis, paths):
     assert len(path) == len(matrix)
     # rounding of products of a few coefficients
     torch.testing.assert_close(matrix @ matrix.mT, torch.eye(len(matrix), dtype=matrix.dtype), atol=1e-12, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"reach": -1.0}, "reach=-1.0 must be positive"),
+        ({"product": 9}, r"product=9 is more than the channels of m = 1 and m = 2, \[8, 8\]"),
+        ({"n_radial": 1}, "n_radial=1 must be 2 at least"),
+        ({"neighbours": 0.0}, "neighbours=0.0 must be positive"),
+    ],
+)
+def test_sizes_that_do_not_go_together_are_refused(change, message):
+    with pytest.raises(ValueError, match=message):
+        FockNetwork(replace(SMALL, **change), Slots.of(load_basis("sto-3g"), ELEMENTS))
 
 
 def test_bond_state_round_trip(rng):

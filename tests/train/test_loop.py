@@ -104,6 +104,14 @@ def test_a_killed_run_resumes_exactly(configure, uninterrupted):
     assert curves(uninterrupted.output) == curves(config.output)
 
 
+def test_curves_without_a_state_are_those_of_another_run(configure, uninterrupted):
+    """As when a run is killed between its first row and its first state, or its state is removed to begin anew."""
+    before = curves(uninterrupted.output)
+    (uninterrupted.output / "state.pt").unlink()
+    train(uninterrupted)
+    assert curves(uninterrupted.output) == before
+
+
 def test_a_second_signal_ends_at_once(configure):
     config = configure("twice")
 
