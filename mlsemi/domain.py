@@ -80,7 +80,7 @@ def doubts(molecule: Molecule, domain: Mapping[str, Any]) -> tuple[str, ...]:
 
     Args:
         molecule: what is asked for.
-        domain: `max_atoms` and `formulas` of the training; what is missing or empty is not checked.
+        domain: `max_atoms`, `max_heavy_atoms` and `formulas` of the training; what is missing or empty is not checked.
     """
     found = []
     formulas: Sequence[str] = domain.get("formulas") or []
@@ -92,6 +92,12 @@ def doubts(molecule: Molecule, domain: Mapping[str, Any]) -> tuple[str, ...]:
         found.append(
             f"{molecule.n_atoms} atoms, far more than the {largest} of the largest molecule of the training: errors "
             "grow with the size and have not been measured there"
+        )
+    heavy = domain.get("max_heavy_atoms")
+    if heavy and molecule.n_heavy_atoms > heavy:
+        found.append(
+            f"{molecule.n_heavy_atoms} atoms other than H, the training has at most {heavy}: errors have not been "
+            "measured there"
         )
     fragments = n_fragments(molecule)
     if fragments > 1:

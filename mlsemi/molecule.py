@@ -101,6 +101,11 @@ class Molecule:
         return int(self.numbers.size)
 
     @property
+    def n_heavy_atoms(self) -> int:
+        """Number of atoms other than hydrogen."""
+        return int((self.numbers > 1).sum())
+
+    @property
     def n_electrons(self) -> int:
         return int(self.numbers.sum()) - self.charge
 

@@ -14,3 +14,13 @@ def test_plausible_and_implausible_results() -> None:
     assert "0.5 Eh an atom" in warning and "do not use" in warning
     (warning,) = implausible(hydrogen, change=-0.2, gap=0.0)
     assert "gap" in warning and "open shell" in warning
+
+
+def test_more_heavy_atoms_than_trained_is_doubted():
+    """Six heavy atoms with few hydrogens pass the limit on all atoms, but no such ring was in the training."""
+    ring = np.stack([np.cos(np.arange(6) * np.pi / 3), np.sin(np.arange(6) * np.pi / 3), np.zeros(6)], axis=1)
+    benzene = Molecule([6] * 6 + [1] * 6, np.concatenate([2.64 * ring, 4.69 * ring]))
+    domain = {"max_atoms": 17, "max_heavy_atoms": 5}
+    (reason,) = doubts(benzene, domain)
+    assert reason.startswith("6 atoms other than H, the training has at most 5")
+    assert doubts(benzene, {**domain, "max_heavy_atoms": 6}) == ()

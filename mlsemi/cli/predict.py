@@ -240,15 +240,15 @@ class _Printer:
         if self._next == 0:
             header = self._model.header
             typer.echo(f"{self._model.name}, {self._mode}, {header.method}/{header.basis.name}")
-            typer.echo(_line_titles(self._width, self._mode))
+            typer.echo(_line_titles(self._width, self._mode, forces=observables.gradient is not None))
         typer.echo(_line(self._width, molecule, observables, self._mode))
 
 
-def _line_titles(width: int, mode: str) -> str:
+def _line_titles(width: int, mode: str, *, forces: bool) -> str:
     estimate = f"{'error/mEh':>11}" if mode == "variational" else ""
     return (
         f"{'frame':{width}}  {'formula':12}{'energy/Eh':>16}{estimate}{'HOMO/eV':>10}{'LUMO/eV':>10}{'gap/eV':>10}"
-        f"{'dipole/D':>10}{'time/ms':>10}"
+        f"{'dipole/D':>10}{'time/ms':>10}" + (f"{'max. |gradient|/au':>20}" if forces else "")
     )
 
 
@@ -265,7 +265,7 @@ def _line(width: int, molecule: Molecule, o: Observables, mode: str) -> str:
     size = float((o.dipole @ o.dipole) ** 0.5) * DIPOLE_AU_IN_DEBYE
     return (
         f"{molecule.name:{width}}  {molecule.formula:12}{o.energy:16.6f}{estimate}{orbitals}{size:10.4f}"
-        f"{1e3 * o.seconds:10.1f}"
+        f"{1e3 * o.seconds:10.1f}" + (f"{abs(o.gradient).max():20.6f}" if o.gradient is not None else "")
     )
 
 

@@ -215,6 +215,7 @@ def _header(config: Config, store: LabelStore, used: Sequence[Any], counts: list
         "charges": sorted({m.charge for m in used}),
         "spins": sorted({m.spin for m in used}),
         "max_atoms": max(m.n_atoms for m in used),
+        "max_heavy_atoms": max(m.n_heavy_atoms for m in used),
         "formulas": sorted({m.formula for m in used}) if len({m.formula for m in used}) <= 20 else [],
     }
     training = {
