@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from mlsemi.domain import implausible
+from mlsemi.domain import doubts, implausible
 from mlsemi.molecule import Molecule
 
 
