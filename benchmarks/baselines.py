@@ -146,6 +146,7 @@ def configuration(system: str, kind: str, labels: Path, arguments: argparse.Name
         name=name,
         output=arguments.work / name,
         baseline=kind,
+        overlap_floor=0.0,
         data=DataConfig(labels=(str(labels.resolve()),)),
         training=TrainingConfig(
             steps=steps, batch=batch, seed=arguments.seed, threads=1, validate_every=max(1, steps // 5)

@@ -35,6 +35,7 @@ class Header:
         elements: atomic numbers that are covered.
         baseline: kind of F0.
         network: size of the network.
+        overlap_floor: see `mlsemi.engine.Engine`.
         domain: what the model was trained on: `charges`, `spins` (lists), `max_atoms`, and `formulas` if they are few.
         training: labels, steps, seed, versions: the record of the training.
         errors: measured held-out errors, by name with unit.
@@ -47,6 +48,7 @@ class Header:
     elements: tuple[int, ...]
     baseline: str
     network: NetworkConfig
+    overlap_floor: float = 0.0
     domain: Mapping[str, Any] = field(default_factory=dict)
     training: Mapping[str, Any] = field(default_factory=dict)
     errors: Mapping[str, Any] = field(default_factory=dict)
@@ -84,12 +86,26 @@ class Header:
             raise ValueError(f"{path}: the basis does not match its hash {data['basis_hash']}: the file is damaged")
         network = NetworkConfig(**{**data["network"], "bond": tuple(data["network"]["bond"])})
         names = ("name", "method", "resolved_functional", "baseline", "domain", "training", "errors")
-        return cls(basis=basis, elements=tuple(data["elements"]), network=network, **{k: data[k] for k in names})
+        return cls(
+            basis=basis,
+            elements=tuple(data["elements"]),
+            network=network,
+            overlap_floor=float(data.get("overlap_floor", 0.0)),
+            **{k: data[k] for k in names},
+        )
 
 
 def engine_of(header: Header, *, dtype: torch.dtype = torch.float32, build: bool = True) -> Engine:
     """An engine as a header describes it, with fresh weights."""
-    return Engine(header.basis, header.elements, header.network, baseline=header.baseline, dtype=dtype, build=build)
+    return Engine(
+        header.basis,
+        header.elements,
+        header.network,
+        baseline=header.baseline,
+        overlap_floor=header.overlap_floor,
+        dtype=dtype,
+        build=build,
+    )
 
 
 def save(path: str | Path, header: Header, tensors: Mapping[str, Tensor]) -> None:

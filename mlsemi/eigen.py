@@ -27,6 +27,9 @@ RESIDUAL_TOLERANCE = 1e-10
 """Largest |FC - SC eps| / (|F| |C|) and |C^T S C - 1| / |C|^2 (of the largest elements) of a solution that is believed:
 rounding leaves 1e-14, a solver that failed leaves 1e-3 or more."""
 
+LEVEL = 1.0
+"""Energy [Eh] at which `lift_near_dependencies` puts combinations of AOs without norm: well above any LUMO."""
+
 
 @dataclass(frozen=True, eq=False)
 class EigenSolution:
@@ -141,6 +144,37 @@ class _Density(torch.autograd.Function):
         d_fock = coeff @ in_fock @ coeff.mT if need_fock else None
         d_overlap = coeff @ in_overlap @ coeff.mT if need_overlap else None
         return d_fock, d_overlap, None, None, None
+
+
+def lift_near_dependencies(fock: Tensor, overlap: Tensor, ao_mask: Tensor, floor: float) -> Tensor:
+    """Takes combinations of AOs with hardly any norm out of the way of the occupied orbitals, smoothly.
+
+    The error of an orbital energy is that of F divided by the eigenvalue s of S. Where s is as small as the error of a
+    predicted F, the orbital energy is arbitrary, and can come to lie below the occupied ones. With the filter
+    P = (1 + (floor S^-1)^4)^-1, which is one for s >> floor and zero for s << floor,
+
+        F' = P F P + LEVEL (S - P S P)
+
+    leaves the rest of F as it is and puts these combinations at LEVEL, among the virtual orbitals. It is a smooth
+    function of S, so that energies stay differentiable, and does not change what it does under rotation.
+
+    Args:
+        fock: Fock matrices [Eh], shape (batch, ao, ao).
+        overlap: overlap matrices, same shape, positive definite.
+        ao_mask: True where an AO exists, shape (batch, ao).
+        floor: where the filter is one half; zero leaves F as it is.
+
+    Returns:
+        F' [Eh], same shape.
+    """
+    if floor == 0.0:
+        return fock
+    padding = torch.diag_embed((~ao_mask).to(overlap.dtype))
+    eye = torch.eye(overlap.shape[-1], dtype=overlap.dtype, device=overlap.device)
+    power = torch.linalg.matrix_power(floor * torch.linalg.inv(overlap + padding), 4)
+    keep = torch.linalg.inv(eye + power)
+    lifted = keep @ (fock - LEVEL * overlap) @ keep + LEVEL * overlap
+    return 0.5 * (lifted + lifted.mT)
 
 
 def square_root(overlap: Tensor, ao_mask: Tensor | None = None) -> Tensor:

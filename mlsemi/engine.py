@@ -11,6 +11,7 @@ from mlsemi.baseline import Baseline, BaselineTerms
 from mlsemi.basis import Basis
 from mlsemi.batch import Batch
 from mlsemi.blocks import BlockMap
+from mlsemi.eigen import lift_near_dependencies
 from mlsemi.energy import electronic_energy, fast_energy
 from mlsemi.frames import BondFrames
 from mlsemi.integrals import one_electron, plan
@@ -60,6 +61,8 @@ class Engine(nn.Module):
         elements: atomic numbers that are covered.
         config: size of the network.
         baseline: kind of F0, see `mlsemi.baseline.KINDS`.
+        overlap_floor: eigenvalue of S below which the predicted F is not believed, see
+            `mlsemi.eigen.lift_near_dependencies`; zero believes it everywhere.
         dtype: precision of the network; all else is float64.
         build: compute the tables of the baseline (False when they are loaded afterwards).
     """
@@ -71,11 +74,13 @@ class Engine(nn.Module):
         config: NetworkConfig,
         *,
         baseline: str = "atoms",
+        overlap_floor: float = 0.0,
         dtype: torch.dtype = torch.float32,
         build: bool = True,
     ) -> None:
         super().__init__()
         self.basis = basis.subset(elements)
+        self.overlap_floor = overlap_floor
         self.baseline = Baseline(baseline, self.basis, elements, build=build)
         self.network = FockNetwork(config, self.baseline.slots, dtype=dtype)
 
@@ -116,6 +121,7 @@ class Engine(nn.Module):
         output = self.network(batch, exact.frames)
         terms = exact.baseline
         fock = terms.fock + exact.blocks.assemble(output.blocks).double()
+        fock = lift_near_dependencies(fock, exact.overlap, batch.ao_mask, self.overlap_floor)
         state = solve_state(fock, exact.overlap, batch)
         electronic = electronic_energy(terms.fock, fock, terms.density, state.density)
         return Prediction(exact, state, fast_energy(electronic, terms.energy, output.atom_energy, batch))

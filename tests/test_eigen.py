@@ -234,3 +234,55 @@ def test_square_root():
     assert gradcheck(eigen.square_root, torch.eye(4, dtype=torch.float64)[None].requires_grad_())
     with pytest.raises(ValueError, match="overlap of molecule 1 .* smallest eigenvalue"):
         eigen.square_root(torch.stack([torch.eye(2), torch.ones(2, 2)]) - 1e-3 * torch.eye(2))
+
+
+def near_dependent(generator: torch.Generator, smallest: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """A Fock matrix and an overlap with one eigenvalue `smallest`, the others from 0.1 to 2, shape (1, 8, 8)."""
+    vectors, _ = torch.linalg.qr(torch.randn(8, 8, dtype=torch.float64, generator=generator))
+    values = torch.cat([torch.tensor([smallest]), torch.linspace(0.1, 2.0, 7)]).double()
+    half = vectors * values.sqrt()
+    fock = torch.randn(8, 8, dtype=torch.float64, generator=generator)
+    return (half @ (fock + fock.T) @ half.T)[None], (half @ half.T)[None]
+
+
+def test_an_orbital_without_norm_is_lifted_and_the_others_stay():
+    """An error of 3e-3 Eh in a direction of norm 3e-4 makes an orbital at -10 Eh; the filter puts it at LEVEL."""
+    fock, overlap = near_dependent(torch.Generator().manual_seed(2), 1e-4)
+    mask = torch.ones(1, 8, dtype=torch.bool)
+    _, vectors = torch.linalg.eigh(overlap)
+    direction = vectors[..., :1]
+    wrong = fock - 5e-3 * direction @ direction.mT
+    assert float(eigen.solve(wrong, overlap, mask).mo_energy[0, 0]) < -30
+    energy = eigen.solve(eigen.lift_near_dependencies(wrong, overlap, mask, 1e-3), overlap, mask).mo_energy
+    # what is left if that direction is dropped: canonical orthogonalization
+    kept = vectors[0, :, 1:] * torch.linalg.eigvalsh(overlap)[0, 1:] ** -0.5
+    expected = torch.sort(
+        torch.cat([torch.linalg.eigvalsh(kept.T @ fock[0] @ kept), torch.tensor([eigen.LEVEL]).double()])
+    )[0]
+    # the filter is (s / floor)^4 = 1e-4 in that direction, and 1 - 1e-8 in the others
+    torch.testing.assert_close(energy[0], expected, atol=1e-3, rtol=0)
+
+
+def test_lifting_leaves_a_well_conditioned_problem_and_padding():
+    fock, overlap = near_dependent(torch.Generator().manual_seed(3), 0.05)
+    mask = torch.ones(1, 10, dtype=torch.bool)
+    mask[:, 8:] = False
+    pad = [torch.nn.functional.pad(x, (0, 2, 0, 2)) for x in (fock, overlap)]
+    lifted = eigen.lift_near_dependencies(*pad, mask, 1e-3)
+    # (floor / s)^4 = 1.6e-7 of elements of order 0.1 at most
+    torch.testing.assert_close(lifted[:, :8, :8], fock, atol=1e-7, rtol=0)
+    assert torch.equal(lifted[:, 8:], torch.zeros_like(lifted[:, 8:]))
+    assert eigen.lift_near_dependencies(*pad, mask, 0.0) is pad[0]
+
+
+def test_lifting_turns_with_the_basis_and_has_a_derivative():
+    fock, overlap = near_dependent(torch.Generator().manual_seed(4), 1e-3)
+    mask = torch.ones(1, 8, dtype=torch.bool)
+    turn, _ = torch.linalg.qr(torch.randn(8, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(5)))
+    turned = eigen.lift_near_dependencies(turn @ fock @ turn.T, turn @ overlap @ turn.T, mask, 1e-3)
+    torch.testing.assert_close(turned, turn @ eigen.lift_near_dependencies(fock, overlap, mask, 1e-3) @ turn.T)
+
+    def lifted(f, s):
+        return eigen.lift_near_dependencies(f, 0.5 * (s + s.mT), mask, 1e-3)
+
+    assert torch.autograd.gradcheck(lifted, (fock.requires_grad_(), overlap.requires_grad_()), eps=1e-8, atol=1e-4)

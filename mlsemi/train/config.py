@@ -88,6 +88,7 @@ class Config:
         name: name of the model.
         output: folder of the run, relative to the configuration file.
         baseline: kind of F0.
+        overlap_floor: for predictions, see `mlsemi.engine.Engine`; training and its losses do without.
         data: labels.
         network: size.
         loss: weights.
@@ -97,6 +98,7 @@ class Config:
     name: str
     output: Path
     baseline: str
+    overlap_floor: float
     data: DataConfig
     network: NetworkConfig = field(default_factory=NetworkConfig)
     loss: LossConfig = field(default_factory=LossConfig)
@@ -117,9 +119,11 @@ def read_config(path: str | Path) -> Config:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is not a TOML file: {error}") from error
     parts = {"data": DataConfig, "network": NetworkConfig, "loss": LossConfig, "training": TrainingConfig}
-    unknown = sorted(set(data) - set(parts) - {"name", "output", "baseline"})
+    unknown = sorted(set(data) - set(parts) - {"name", "output", "baseline", "overlap_floor"})
     if unknown:
-        raise ValueError(f"{path}: unknown key(s) {unknown}; known: name, output, baseline, {', '.join(parts)}")
+        raise ValueError(
+            f"{path}: unknown key(s) {unknown}; known: name, output, baseline, overlap_floor, {', '.join(parts)}"
+        )
     built: dict[str, Any] = {key: _section(kind, data.get(key, {}), key, path) for key, kind in parts.items()}
     folder = path.resolve().parent
     labels = tuple(str(folder / label) for label in built["data"].labels)
@@ -129,10 +133,17 @@ def read_config(path: str | Path) -> Config:
         name=name,
         output=folder / str(data.get("output", f"runs/{name}")),
         baseline=str(data.get("baseline", "atoms")),
+        overlap_floor=_number(data.get("overlap_floor", 0.0), "overlap_floor", path),
         **built,
     )
     _check(config, path)
     return config
+
+
+def _number(value: Any, key: str, path: Path) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < 1:
+        raise ValueError(f"{path}: {key} = {value!r} must be a number from 0 to below 1")
+    return float(value)
 
 
 def _section(kind: type, values: Any, key: str, path: Path) -> Any:

@@ -234,6 +234,7 @@ def _header(config: Config, store: LabelStore, used: Sequence[Any], counts: list
         basis=store.basis.subset(elements),
         elements=elements,
         baseline=config.baseline,
+        overlap_floor=config.overlap_floor,
         network=config.network,
         domain=domain,
         training=training,
