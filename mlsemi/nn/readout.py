@@ -94,6 +94,24 @@ def atom_paths(slots: Slots) -> tuple[list[tuple[int, int]], Tensor, Tensor]:
     return counts, torch.cat(blocks), torch.tensor(path)
 
 
+BELIEVED = 50.0
+"""A pair component this many times its typical size in the training is not believed: far outside of the training the
+products of the network can run away."""
+
+
+def bounded(component: Tensor) -> Tensor:
+    """Components whose size stays below `BELIEVED`, smoothly: x / (1 + (|x| / BELIEVED)^8)^(1/8).
+
+    At ten times the typical size this changes x by 3e-7 of itself. The size of (even, odd) is that of both together, so
+    that they still turn and reflect alike.
+
+    Args:
+        component: shape (pair, path) for m = 0, or (pair, 2, path).
+    """
+    square = component**2 if component.dim() == 2 else (component**2).sum(1, keepdim=True)
+    return component * (1 + (square / BELIEVED**2) ** 4) ** (-1 / 8)
+
+
 class PairReadout(nn.Module):
     """Bond states to pair blocks in the bond frame.
 
@@ -129,7 +147,7 @@ class PairReadout(nn.Module):
         """Blocks in the bond frame [Eh], shape (pair, slot, slot)."""
         gates = self.type_gate[pair_type].split(self.widths, dim=-1)
         gated = [x * (g if x.dim() == 2 else g[:, None]) for x, g in zip(state, gates, strict=True)]
-        components = torch.cat([x.flatten(1) for x in self.out(gated[: len(self.out.layers)])], dim=1)
+        components = torch.cat([bounded(x).flatten(1) for x in self.out(gated[: len(self.out.layers)])], dim=1)
         scaled = components * self.scale(pair_type, distance)
         return (scaled @ self.matrix).view(-1, self.n_slots, self.n_slots)
 

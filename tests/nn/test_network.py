@@ -13,7 +13,7 @@ from mlsemi.frames import BondFrames
 from mlsemi.layout import AOLayout
 from mlsemi.molecule import Molecule
 from mlsemi.nn.network import FockNetwork, NetworkConfig
-from mlsemi.nn.readout import atom_paths, pair_paths
+from mlsemi.nn.readout import BELIEVED, atom_paths, bounded, pair_paths
 from mlsemi.nn.so2 import bond_widths, feature_channels, from_bond, to_bond
 
 SMALL = NetworkConfig(natural=8, unnatural=4, bond=(16, 6, 8, 8, 4), layers=2, product=4, radial=8, n_radial=8)
@@ -167,3 +167,14 @@ def test_bond_state_round_trip(rng):
     assert [x.shape[-1] for x in state] == bond_widths(channels)
     for back, original in zip(from_bond(state, wigner, channels), feature, strict=True):
         torch.testing.assert_close(back, original, atol=1e-13, rtol=0)
+
+
+def test_components_are_bounded_and_usual_ones_untouched(rng):
+    usual = torch.from_numpy(rng.uniform(-7, 7, size=(5, 2, 3)))
+    torch.testing.assert_close(bounded(usual), usual, rtol=1e-6, atol=0)
+    huge = 1e6 * torch.from_numpy(rng.normal(size=(5, 2, 3))).float()
+    size = torch.linalg.vector_norm(bounded(huge), dim=1)
+    torch.testing.assert_close(size, torch.full_like(size, BELIEVED))
+    turn = torch.tensor([[0.6, -0.8], [0.8, 0.6]], dtype=torch.float64)
+    wild = 40 * torch.from_numpy(rng.normal(size=(5, 2, 3)))
+    torch.testing.assert_close(bounded(turn @ wild), turn @ bounded(wild))
