@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 if TYPE_CHECKING:
-    from mlsemi.reference.farm import Progress, Summary
-
-_PLAIN_SECONDS = 30.0
-"""Without a terminal a line of progress is printed this often."""
+    from mlsemi.reference.farm import Summary
 
 
 def label(
@@ -42,6 +38,7 @@ def label(
     Run the same command again to go on after an interruption: nothing is lost and nothing is done twice.
     """
     from mlsemi.basis import load_basis
+    from mlsemi.cli.display import Display
     from mlsemi.interop.ase import read_molecules
     from mlsemi.reference.farm import label as run_farm
     from mlsemi.reference.guess import ModelGuess
@@ -49,7 +46,7 @@ def label(
     try:
         molecules = read_molecules(geometries, charge=charge, spin=spin)[:limit]
         start = None if guess is None else ModelGuess(_checkpoint(guess))
-        with _Display() as display:
+        with Display({"labels": "labels"}) as display:
             summary = run_farm(
                 molecules,
                 output,
@@ -60,7 +57,7 @@ def label(
                 residual_tolerance=residual_tol,
                 initial_density=start,
                 retry_failed=retry_failed,
-                report=display.show,
+                report=lambda p: display.show("labels", p.finished, p.total, p.per_second, f"{p.failed} failed"),
             )
     except (ValueError, OSError) as error:
         typer.echo(f"error: {error}", err=True)
@@ -90,36 +87,3 @@ def _print_summary(summary: Summary, output: Path) -> None:
         typer.echo("warning: failed molecules have no label in the file; --retry-failed tries them again", err=True)
     if summary.interrupted:
         typer.echo("interrupted: all labels so far are safe; run the same command again to go on", err=True)
-
-
-class _Display:
-    """Progress with rate and remaining time: a bar on a terminal, a line now and then elsewhere."""
-
-    def __init__(self) -> None:
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-        self._console = Console(stderr=True)
-        columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"), TimeRemainingColumn())
-        self._bar = Progress(TextColumn("labels"), *columns, console=self._console)
-        self._task = self._bar.add_task("labels", total=None, rate="starting")
-        self._next_line = time.monotonic()
-
-    def __enter__(self) -> _Display:
-        if self._console.is_terminal:
-            self._bar.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._console.is_terminal:
-            self._bar.stop()
-
-    def show(self, progress: Progress) -> None:
-        """Draw the state of the run."""
-        rate = f"{progress.per_second:.2f}/s, {progress.failed} failed"
-        if self._console.is_terminal:
-            self._bar.update(self._task, total=progress.total, completed=progress.finished, rate=rate)
-        elif time.monotonic() >= self._next_line:
-            left = (progress.total - progress.finished) / progress.per_second
-            typer.echo(f"labels {progress.finished}/{progress.total}, {rate}, {left / 60:.1f} min left", err=True)
-            self._next_line = time.monotonic() + _PLAIN_SECONDS
