@@ -19,7 +19,7 @@ from pathlib import Path
 from rdkit import Chem
 
 VALENCE = {"C": 4, "N": 3, "O": 2}
-N_FIVE = 118
+N_FIVE = 800
 """Number of molecules with five heavy atoms, besides the special ones."""
 
 # Not reached by growing graphs of neutral octet atoms, or let through the filter by name.
@@ -47,8 +47,8 @@ NC(=O)OC NCC(=O)O NC(=O)C=O CC(=O)NO COC(N)=O CNC(=O)O CNC(N)=O CNC(N)=N NC(=O)N
 NOCCO N#CC(N)=O
 """.split()
 
-# Chosen, but its bonds changed when it was relaxed by GFN2-xTB for the labels.
-LEFT_OUT = ("C1CC2CC12",)
+# Chosen, but they did not keep their bonds in the dynamics with GFN2-xTB for the labels.
+LEFT_OUT = ("C1CC2CC12", "O=C1N=CO1")
 
 
 def canonical(smiles: str) -> str:

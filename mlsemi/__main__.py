@@ -1,0 +1,5 @@
+"""`python -m mlsemi` is the same as `mlsemi`."""
+
+from mlsemi.cli import main
+
+main()
