@@ -196,7 +196,7 @@ def _stage_times(model: Model, molecules: list[Molecule], repeats: int) -> dict[
             "batch, frames": geometry,
             "S, T, dipole": lambda: one_electron(batch, plan(batch), with_dipole=True),
             "F0": baseline,
-            "network": lambda: exact.blocks.assemble(engine.network(batch, exact.frames).blocks),
+            "network": lambda: engine.network(batch, exact.frames).correction(exact.blocks, batch, exact.overlap),
             "eigenproblem, density": lambda: solve_state(fock, exact.overlap, batch),
             "whole prediction": lambda: model.predict(molecules),
         }
@@ -268,11 +268,19 @@ def _network_times(model: Model, size: int, repeats: int) -> tuple[Timing, Timin
         state = engine(batch).state
         values, vectors = torch.linalg.eigh(exact.overlap)
         root = (vectors / values.sqrt()[:, None]) @ vectors.mT
-        residual = state.fock - exact.baseline.fock
+        residual = state.fock[:, 0] - exact.baseline.fock
         residual += 1e-4 * (exact.overlap - torch.eye(exact.overlap.shape[-1], dtype=torch.float64))
     occupied = molecules[0].n_electrons // 2
     samples = [
-        Sample(m, residual[k].float(), root[k].float(), state.mo_coeff[k].float(), occupied, 0.0)
+        Sample(
+            m,
+            residual[k, None].float(),
+            exact.overlap[k].float(),
+            root[k].float(),
+            state.mo_coeff[k].float(),
+            (occupied,),
+            0.0,
+        )
         for k, m in enumerate(molecules)
     ]
     # a copy: training must not touch the model that the other parts use

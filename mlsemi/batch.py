@@ -103,6 +103,14 @@ class Batch:
         i, j = self.pair
         return self.positions.index_select(0, j) - self.positions.index_select(0, i)
 
+    @property
+    def ao_atom(self) -> Tensor:
+        """Atom of each AO of the batch, molecule after molecule and without padding, shape (ao,), int64."""
+        before = torch.cumsum(self.n_ao, 0) - self.n_ao
+        starts = before[self.molecule] + self.ao_offset
+        marks = torch.zeros(int(self.n_ao.sum()), dtype=torch.int64, device=self.numbers.device)
+        return marks.index_add(0, starts, torch.ones_like(starts)).cumsum(0) - 1
+
     def with_positions(self, positions: Tensor) -> Batch:
         """The same graph at other positions (the pair list is kept)."""
         return replace(self, positions=positions)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,9 @@ from mlsemi.nn.network import NetworkConfig
 
 FORMAT_VERSION = 1
 _KEY = "mlsemi"
+
+ADDED = ("network.state_embedding.", "network.charge_potential.", "network.spin_")
+"""Beginnings of the names of what a network has for charges and open shells."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,8 @@ class Header:
         overlap_floor: see `mlsemi.engine.Engine`.
         domain: what the model was trained on: `charges`, `spins` (lists), `max_atoms`, and `formulas` if they are few.
         training: labels, steps, seed, versions: the record of the training.
+        members: sizes of the further members, see `mlsemi.engine.Engine`.
+        calibration: how estimates of energy errors are to be read, see `mlsemi.calibration`.
         errors: measured held-out errors, by name with unit.
     """
 
@@ -52,10 +57,12 @@ class Header:
     domain: Mapping[str, Any] = field(default_factory=dict)
     training: Mapping[str, Any] = field(default_factory=dict)
     errors: Mapping[str, Any] = field(default_factory=dict)
+    members: tuple[NetworkConfig, ...] = ()
+    calibration: Mapping[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """As plain data."""
-        data = {k: v for k, v in vars(self).items() if k not in ("basis", "network")}
+        data = {k: v for k, v in vars(self).items() if k not in ("basis", "network", "members")}
         return {
             "format_version": FORMAT_VERSION,
             "ao_order": AO_ORDER,
@@ -63,6 +70,7 @@ class Header:
             "basis": self.basis.to_json(),
             "basis_hash": self.basis.content_hash(),
             "network": asdict(self.network),
+            "members": [asdict(member) for member in self.members],
         }
 
     @classmethod
@@ -84,15 +92,20 @@ class Header:
         basis = Basis.from_json(data["basis"])
         if basis.content_hash() != data["basis_hash"]:
             raise ValueError(f"{path}: the basis does not match its hash {data['basis_hash']}: the file is damaged")
-        network = NetworkConfig(**{**data["network"], "bond": tuple(data["network"]["bond"])})
         names = ("name", "method", "resolved_functional", "baseline", "domain", "training", "errors")
         return cls(
             basis=basis,
             elements=tuple(data["elements"]),
-            network=network,
+            network=_network(data["network"]),
+            members=tuple(_network(member) for member in data.get("members", [])),
+            calibration=data.get("calibration", {}),
             overlap_floor=float(data.get("overlap_floor", 0.0)),
             **{k: data[k] for k in names},
         )
+
+
+def _network(data: Mapping[str, Any]) -> NetworkConfig:
+    return NetworkConfig(**{**data, "bond": tuple(data["bond"])})
 
 
 def engine_of(header: Header, *, dtype: torch.dtype = torch.float32, build: bool = True) -> Engine:
@@ -103,6 +116,7 @@ def engine_of(header: Header, *, dtype: torch.dtype = torch.float32, build: bool
         header.network,
         baseline=header.baseline,
         overlap_floor=header.overlap_floor,
+        members=header.members,
         dtype=dtype,
         build=build,
     )
@@ -137,6 +151,32 @@ def read_header(path: str | Path) -> Header:
     return _read(path, tensors=False)[0]
 
 
+def load_extended(path: str | Path, network: NetworkConfig) -> tuple[Header, Engine]:
+    """As `load`, but for training further, with a network that may also see charges and open shells.
+
+    What the checkpoint lacks for that keeps its initialization.
+
+    Args:
+        path: the checkpoint.
+        network: that of the checkpoint, where `charges` and `open_shells` may be added.
+
+    Raises:
+        ValueError: as `load`, or if the network differs in anything else.
+    """
+    header, tensors = _read(path, tensors=True)
+    flags = ("charges", "open_shells")
+    lost = [name for name in flags if getattr(header.network, name) and not getattr(network, name)]
+    if lost or replace(header.network, **{name: getattr(network, name) for name in flags}) != network:
+        raise ValueError(
+            f"{path} has network {header.network}, the configuration {network}: they must agree, but for charges and "
+            "open_shells, which may be added"
+        )
+    header = replace(header, network=network)
+    engine = engine_of(header, build=False)
+    load_tensors(engine, tensors, path=path, keep=ADDED)
+    return header, engine
+
+
 def load(path: str | Path, *, dtype: torch.dtype = torch.float32) -> tuple[Header, Engine]:
     """Header and engine of a checkpoint, on the CPU.
 
@@ -149,14 +189,22 @@ def load(path: str | Path, *, dtype: torch.dtype = torch.float32) -> tuple[Heade
     return header, engine.eval()
 
 
-def load_tensors(engine: Engine, tensors: Mapping[str, Tensor], *, path: object = "checkpoint") -> None:
+def load_tensors(
+    engine: Engine, tensors: Mapping[str, Tensor], *, path: object = "checkpoint", keep: tuple[str, ...] = ()
+) -> None:
     """Puts the state of a checkpoint into an engine.
+
+    Args:
+        engine: where to.
+        tensors: the state, `Engine.state_dict()`.
+        path: for messages.
+        keep: beginnings of names that the checkpoint may lack; what it lacks of them stays as it is.
 
     Raises:
         ValueError: if names or shapes do not fit.
     """
     own = engine.state_dict()
-    wanted = {k for k, v in own.items() if v.numel()}
+    wanted = {k for k, v in own.items() if v.numel() and (k in tensors or not k.startswith(keep))}
     if wanted != set(tensors):
         odd = sorted(wanted ^ set(tensors))
         raise ValueError(f"{path}: weights do not fit the header: {odd[:4]}{' and more' if len(odd) > 4 else ''}")

@@ -31,6 +31,9 @@ LARGEST_CHANGE = 0.5
 SMALLEST_GAP = 0.05
 """HOMO-LUMO gaps [Eh] below this are a sign of an open shell, or of a wrong Fock matrix."""
 
+DEGENERACY_GAP = 1e-3
+"""Below this distance of the frontier orbitals of one spin [Eh] the state is not unique; labels have the same limit."""
+
 _LISTED = 5
 
 
@@ -53,7 +56,8 @@ def refuse_uncovered(molecule: Molecule, *, model: str, elements: Iterable[int],
         molecule: what is asked for.
         model: name of the model, for the message.
         elements: atomic numbers that it covers.
-        domain: `charges` and `spins` that it covers; what is missing or empty is not checked.
+        domain: `charges`, `spins` and `states`, pairs of both, that it covers; what is missing or empty is not
+            checked.
 
     Raises:
         ValueError: naming what the model does cover.
@@ -73,6 +77,13 @@ def refuse_uncovered(molecule: Molecule, *, model: str, elements: Iterable[int],
                 f"{where} has {meaning} {value}, which the model {model} does not cover; it covers {meaning} "
                 + ", ".join(map(str, values))
             )
+    states = [tuple(state) for state in domain.get("states") or []]
+    if states and (molecule.charge, molecule.spin) not in states:
+        listed = ", ".join(f"{charge:+d} and {spin}" if charge else f"0 and {spin}" for charge, spin in states)
+        raise ValueError(
+            f"{where} has charge {molecule.charge} and spin (2S) {molecule.spin}, which the model {model} does not "
+            f"cover together; it covers {listed}"
+        )
 
 
 def doubts(molecule: Molecule, domain: Mapping[str, Any]) -> tuple[str, ...]:
@@ -108,13 +119,16 @@ def doubts(molecule: Molecule, domain: Mapping[str, Any]) -> tuple[str, ...]:
     return tuple(found)
 
 
-def implausible(molecule: Molecule, *, change: float | None, gap: float | None) -> tuple[str, ...]:
+def implausible(
+    molecule: Molecule, *, change: float | None, gap: float | None, spin_gap: float | None = None
+) -> tuple[str, ...]:
     """Signs in a result that it is wrong.
 
     Args:
         molecule: what was asked for.
         change: electronic energy relative to the superposed atoms [Eh]; None if the baseline has none.
-        gap: HOMO-LUMO gap [Eh].
+        gap: HOMO-LUMO gap [Eh], over both spins.
+        spin_gap: smallest gap of one spin [Eh].
     """
     found = []
     if change is not None and abs(change) > LARGEST_CHANGE * molecule.n_atoms:
@@ -123,10 +137,17 @@ def implausible(molecule: Molecule, *, change: float | None, gap: float | None) 
             "atoms, which no molecule is: the predicted Fock matrix has an orbital that does not exist; do not use "
             "this result"
         )
-    if gap is not None and gap < SMALLEST_GAP:
+    if spin_gap is not None and spin_gap < DEGENERACY_GAP:
         found.append(
-            f"the HOMO-LUMO gap is only {gap:.3f} Eh: an open shell (such as triplet O2), or a wrong Fock matrix"
+            f"the highest occupied and the lowest empty orbital (of one spin) are only {spin_gap:.1e} Eh apart: which "
+            "of them is occupied is arbitrary, so that the density is not unique; energy, forces, dipole and charges "
+            "are doubtful"
         )
+    elif gap is not None and gap < SMALLEST_GAP:
+        reason = "an open shell (such as triplet O2), or a wrong Fock matrix"
+        if molecule.spin:
+            reason = "a state of another spin may be lower, or the Fock matrix is wrong"
+        found.append(f"the HOMO-LUMO gap is only {gap:.3f} Eh: {reason}")
     return tuple(found)
 
 

@@ -10,16 +10,19 @@ from mlsemi.batch import Batch
 def electronic_energy(fock_0: Tensor, fock: Tensor, density_0: Tensor, density: Tensor) -> Tensor:
     """1/2 Tr[(F0 + F)(D - D0)]: E[D] - E[D0] to second order if F is the Fock matrix of D, and F0 that of D0.
 
+    With two spins the sum over them of 1/2 Tr[(F0 + F_s)(D_s - D0 / 2)].
+
     Args:
         fock_0: baseline [Eh], shape (molecule, ao, ao).
-        fock: predicted Fock matrix [Eh], same shape.
-        density_0: superposed atomic densities, same shape.
-        density: density of `fock`, same shape.
+        fock: predicted Fock matrices [Eh], shape (molecule, spin, ao, ao).
+        density_0: superposed atomic densities, shape (molecule, ao, ao).
+        density: densities of `fock`, shape (molecule, spin, ao, ao).
 
     Returns:
         Energies [Eh], shape (molecule,).
     """
-    return 0.5 * ((fock_0 + fock) * (density - density_0)).sum((-2, -1))
+    share = density_0.unsqueeze(1) / fock.shape[1]
+    return 0.5 * ((fock_0.unsqueeze(1) + fock) * (density - share)).sum((-3, -2, -1))
 
 
 def fast_energy(electronic: Tensor, pair_energy: Tensor, atom_energy: Tensor, batch: Batch) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -44,17 +45,22 @@ class Prediction:
 
     Attributes:
         integrals: the exact part.
-        state: predicted Fock matrix, orbitals, density.
+        state: predicted Fock matrices, orbitals, densities.
         energy: energy of the fast mode [Eh], shape (molecule,).
+        member_energy: that of each further member [Eh], shape (member, molecule); None if not asked for.
     """
 
     integrals: Integrals
     state: ElectronicState
     energy: Tensor
+    member_energy: Tensor | None = None
 
 
 class Engine(nn.Module):
     """Baseline and network of one basis and one set of elements.
+
+    Further members are networks that were trained independently of the first one. They take no part in what is
+    predicted; how far their energies are from it says how certain it is.
 
     Args:
         basis: the AO basis.
@@ -63,7 +69,8 @@ class Engine(nn.Module):
         baseline: kind of F0, see `mlsemi.baseline.KINDS`.
         overlap_floor: eigenvalue of S below which the predicted F is not believed, see
             `mlsemi.eigen.lift_near_dependencies`; zero believes it everywhere.
-        dtype: precision of the network; all else is float64.
+        members: sizes of the further members.
+        dtype: precision of the networks; all else is float64.
         build: compute the tables of the baseline (False when they are loaded afterwards).
     """
 
@@ -75,6 +82,7 @@ class Engine(nn.Module):
         *,
         baseline: str = "atoms",
         overlap_floor: float = 0.0,
+        members: Sequence[NetworkConfig] = (),
         dtype: torch.dtype = torch.float32,
         build: bool = True,
     ) -> None:
@@ -83,6 +91,7 @@ class Engine(nn.Module):
         self.overlap_floor = overlap_floor
         self.baseline = Baseline(baseline, self.basis, elements, build=build)
         self.network = FockNetwork(config, self.baseline.slots, dtype=dtype)
+        self.members = nn.ModuleList([FockNetwork(member, self.baseline.slots, dtype=dtype) for member in members])
 
     @property
     def elements(self) -> tuple[int, ...]:
@@ -107,21 +116,33 @@ class Engine(nn.Module):
         terms = self.baseline(batch, tables, kinetic, blocks, frames)
         return Integrals(overlap, moments, terms, blocks, frames)
 
-    def forward(self, batch: Batch, *, dipole: bool = False) -> Prediction:
+    def forward(self, batch: Batch, *, dipole: bool = False, with_members: bool = False) -> Prediction:
         """Predicts a batch.
 
         Args:
             batch: from `Engine.batch`; its positions may require a gradient.
             dipole: compute dipole integrals too.
+            with_members: also the energies of the further members, which have no gradient.
 
         Raises:
-            ValueError: for elements that are not covered, open shells, or a Fock matrix that is not finite.
+            ValueError: for elements or open shells that are not covered, or a Fock matrix that is not finite.
         """
         exact = self.integrals(batch, dipole=dipole)
-        output = self.network(batch, exact.frames)
+        state, energy = self._solve(self.network, batch, exact)
+        energies = None
+        if with_members:
+            with torch.no_grad():
+                found = [self._solve(member, batch, exact)[1] for member in self.members]
+            energies = torch.stack(found) if found else energy.new_zeros(0, len(energy))
+        return Prediction(exact, state, energy, energies)
+
+    def _solve(self, network: nn.Module, batch: Batch, exact: Integrals) -> tuple[ElectronicState, Tensor]:
+        """State and energy of the fast mode that one of the networks gives."""
+        output = network(batch, exact.frames)
         terms = exact.baseline
-        fock = terms.fock + exact.blocks.assemble(output.blocks).double()
-        fock = lift_near_dependencies(fock, exact.overlap, batch.ao_mask, self.overlap_floor)
+        fock = terms.fock.unsqueeze(1) + output.correction(exact.blocks, batch, exact.overlap).double()
+        # the same overlap for both spins
+        fock = lift_near_dependencies(fock, exact.overlap.unsqueeze(1), batch.ao_mask.unsqueeze(1), self.overlap_floor)
         state = solve_state(fock, exact.overlap, batch)
         electronic = electronic_energy(terms.fock, fock, terms.density, state.density)
-        return Prediction(exact, state, fast_energy(electronic, terms.energy, output.atom_energy, batch))
+        return state, fast_energy(electronic, terms.energy, output.atom_energy, batch)

@@ -18,6 +18,7 @@ import torch
 
 from mlsemi import checkpoint
 from mlsemi.batch import Batch
+from mlsemi.calibration import spread, stored_interval
 from mlsemi.checkpoint import Header
 from mlsemi.domain import doubts, implausible, refuse_uncovered
 from mlsemi.energy import electronic_energy
@@ -26,14 +27,29 @@ from mlsemi.memory import CACHE_FRIENDLY, SHARE, available_bytes, estimate_bytes
 from mlsemi.molecule import Molecule
 from mlsemi.observables import Observables
 from mlsemi.properties.multipoles import dipole
-from mlsemi.properties.populations import loewdin_charges, mulliken_charges
+from mlsemi.properties.populations import (
+    loewdin_charges,
+    loewdin_populations,
+    mulliken_charges,
+    mulliken_populations,
+)
+from mlsemi.properties.spin import spin_square
 
 DEFAULT_MODEL = "organic-b3lyp-def2svp"
 
-Mode = Literal["fast", "variational"]
-MODES: tuple[Mode, ...] = ("fast", "variational")
+Mode = Literal["fast", "variational", "corrected", "scf"]
+MODES: tuple[Mode, ...] = ("fast", "variational", "corrected", "scf")
 """fast: all from the predicted Fock matrix. variational: the energy of the reference method at the predicted density
-by one Fock build of PySCF, with an error estimate."""
+by one Fock build of PySCF, with an error estimate. corrected: the same less what the estimate says, within the trained
+domain only. scf: PySCF from the predicted density to convergence."""
+
+CONV_TOL = 1e-9
+"""Default convergence of the energy in the scf mode [Eh]: PySCF's."""
+
+CLOSED_GAP = 1e-5
+"""Distance of the frontier orbitals of one spin [Eh] that a network in float32 does not resolve: no forces below it."""
+
+NO_FORCES = "there are no forces, because there is no gap between occupied and empty orbitals"
 
 PRECISIONS = {"float32": torch.float32, "float64": torch.float64}
 """Of the network; all else is float64."""
@@ -104,63 +120,187 @@ class Model:
         return self.header.name
 
     @overload
-    def predict(self, molecules: Molecule, *, mode: Mode = ..., forces: bool = ...) -> Observables: ...
+    def predict(
+        self,
+        molecules: Molecule,
+        *,
+        mode: Mode = ...,
+        forces: bool = ...,
+        dispersion: bool = ...,
+        conv_tol: float = ...,
+        compare: bool = ...,
+        estimate: bool = ...,
+    ) -> Observables: ...
 
     @overload
-    def predict(self, molecules: Sequence[Molecule], *, mode: Mode = ..., forces: bool = ...) -> list[Observables]: ...
+    def predict(
+        self,
+        molecules: Sequence[Molecule],
+        *,
+        mode: Mode = ...,
+        forces: bool = ...,
+        dispersion: bool = ...,
+        conv_tol: float = ...,
+        compare: bool = ...,
+        estimate: bool = ...,
+    ) -> list[Observables]: ...
 
     def predict(
-        self, molecules: Molecule | Sequence[Molecule], *, mode: Mode = "fast", forces: bool = False
+        self,
+        molecules: Molecule | Sequence[Molecule],
+        *,
+        mode: Mode = "fast",
+        forces: bool = False,
+        dispersion: bool = False,
+        conv_tol: float = CONV_TOL,
+        compare: bool = False,
+        estimate: bool = True,
     ) -> Observables | list[Observables]:
         """Predicts one molecule or many.
 
         Args:
             molecules: a molecule, or a sequence of any molecules.
-            mode: one of `MODES`. Orbitals, density and charges are those of the predicted Fock matrix in each mode.
-            forces: the gradient of the energy too (fast mode).
+            mode: one of `MODES`. Orbitals, density and charges are those of the predicted Fock matrix, in the scf mode
+                those of the self-consistent one.
+            forces: the gradient of the energy too.
+            dispersion: add the D4 dispersion term of the functional to energy and gradient.
+            conv_tol: scf mode: error of the energy that is accepted [Eh].
+            compare: scf mode: converge from PySCF's default guess too, return the lower solution, and note what either
+                took.
+            estimate: fast mode: estimate the error of the energy, for which the further members of the model are
+                evaluated too.
 
         Returns:
             Observables of the molecule, or a list of them in the order of the molecules. `seconds` is the time of a
-            batch divided by its size. The error estimate is None in the fast mode, which has none.
+            batch divided by its size. Energies have an error estimate (see `mlsemi.calibration`), but for the scf mode,
+            and for the fast mode of models without calibrated members.
 
         Raises:
             ValueError: for molecules that the model does not cover, or options that do not go together.
-            ImportError: for the variational mode without PySCF.
+            ImportError: for the other modes without PySCF, or dispersion without dftd4.
+            RuntimeError: if an SCF does not converge.
         """
+        options = {"mode": mode, "forces": forces, "dispersion": dispersion, "conv_tol": conv_tol, "compare": compare}
+        options["estimate"] = estimate
         if isinstance(molecules, Molecule):
-            return next(self.stream([molecules], mode=mode, forces=forces))[1]
-        results: dict[int, Observables] = dict(self.stream(molecules, mode=mode, forces=forces))
+            return next(self.stream([molecules], **options))[1]
+        results: dict[int, Observables] = dict(self.stream(molecules, **options))
         return [results[k] for k in range(len(molecules))]
 
     def stream(
-        self, molecules: Sequence[Molecule], *, mode: Mode = "fast", forces: bool = False
+        self,
+        molecules: Sequence[Molecule],
+        *,
+        mode: Mode = "fast",
+        forces: bool = False,
+        dispersion: bool = False,
+        conv_tol: float = CONV_TOL,
+        compare: bool = False,
+        estimate: bool = True,
     ) -> Iterator[tuple[int, Observables]]:
         """As `predict`, for results that are not all to be held in memory.
 
         Yields:
-            Index of a molecule and its observables, batch by batch, small molecules first.
+            Index of a molecule and its observables, batch by batch: closed shells, then open ones, small molecules
+            first.
         """
-        self.check(molecules, mode=mode, forces=forces)
-        for members in self._batches(molecules, forces):
+        self.check(molecules, mode=mode, forces=forces, dispersion=dispersion)
+        in_fast_mode = forces and mode == "fast"
+        with_members = estimate and mode == "fast" and stored_interval(self.header.calibration, "fast") is not None
+        for members in self._batches(molecules, in_fast_mode):
             for k, (values, seconds) in zip(
-                members, self._predict([molecules[k] for k in members], forces), strict=True
+                members, self._predict([molecules[k] for k in members], in_fast_mode, with_members), strict=True
             ):
-                yield k, self._finish(molecules[k], values, seconds, mode)
+                found = self._finish(molecules[k], values, seconds)
+                if mode != "fast":
+                    found = self._in_mode(found, molecules[k], mode, forces, conv_tol, compare)
+                if dispersion:
+                    from mlsemi.reference.dispersion import with_dispersion
 
-    def check(self, molecules: Sequence[Molecule], *, mode: Mode = "fast", forces: bool = False) -> None:
+                    found = with_dispersion(found, molecules[k], method=self.header.method)
+                yield k, found
+
+    def hessian_vector_product(self, molecule: Molecule, vector: np.ndarray) -> np.ndarray:
+        """The Hessian of the energy of the fast mode times a vector, without the Hessian.
+
+        Args:
+            molecule: a molecule that the model covers.
+            vector: a displacement of the atoms [bohr], shape (atom, 3).
+
+        Returns:
+            Change of the gradient along the displacement [Eh/bohr], to first order, shape (atom, 3).
+
+        Raises:
+            ValueError: for a molecule that is not covered, a vector of another shape, or orbitals so close that the
+                density has no derivative.
+        """
+        self.check([molecule])
+        direction = torch.as_tensor(np.asarray(vector, dtype=np.float64), device=self.engine.device)
+        if direction.shape != (molecule.n_atoms, 3):
+            raise ValueError(f"vector must have shape ({molecule.n_atoms}, 3), got {tuple(direction.shape)}")
+        batch = self.engine.batch([molecule])
+        batch = batch.with_positions(batch.positions.clone().requires_grad_())
+        prediction = self.engine(batch)
+        if not bool(prediction.state.gap.amin() > CLOSED_GAP):
+            raise ValueError(f"{molecule.name or molecule.formula}: {NO_FORCES}")
+        (gradient,) = torch.autograd.grad(prediction.energy.sum(), batch.positions, create_graph=True)
+        (product,) = torch.autograd.grad((gradient * direction).sum(), batch.positions)
+        return product.cpu().numpy()
+
+    def check(
+        self, molecules: Sequence[Molecule], *, mode: Mode = "fast", forces: bool = False, dispersion: bool = False
+    ) -> None:
         """Raises what `predict` would raise for these arguments, before anything is computed."""
         if mode not in MODES:
             raise ValueError(f"mode={mode!r} must be one of {', '.join(MODES)}")
-        if forces and mode != "fast":
-            raise ValueError(
-                f"forces of mode={mode!r} are not in this release: take mode='fast' or leave out the forces"
-            )
         for molecule in molecules:
             refuse_uncovered(molecule, model=self.name, elements=self.header.elements, domain=self.header.domain)
-        if mode == "variational":
-            self._reference_warnings()
+            self._refuse_impossible(molecule)
+        if mode != "fast":
+            self._reference_warnings(mode)
+        if mode == "corrected":
+            self._check_correction(molecules)
+        if dispersion:
+            from mlsemi.reference.dispersion import check_parameters
+
+            check_parameters(self.header.method)
+
+    def _check_correction(self, molecules: Sequence[Molecule]) -> None:
+        """Refuses the corrected mode for a model without a correction, and outside of the domain of its fit."""
+        from mlsemi.reference.modes import stored_correction
+
+        if stored_correction(self.header) is None:
+            raise ValueError(
+                f"mode='corrected': the model {self.name} has no correction that was fitted on validation molecules; "
+                "take mode='variational' or 'scf'"
+            )
+        for molecule in molecules:
+            self._refuse_doubtful(molecule, doubts(molecule, self.header.domain))
+
+    def _refuse_doubtful(self, molecule: Molecule, reasons: tuple[str, ...]) -> None:
+        if reasons:
+            raise ValueError(
+                f"mode='corrected' is for the domain of the model {self.name} only, and "
+                f"{molecule.name or molecule.formula} is not within it: {'; '.join(reasons)}; take mode='variational' "
+                "or 'scf'"
+            )
+
+    def _refuse_impossible(self, molecule: Molecule) -> None:
+        where = molecule.name or molecule.formula
+        if molecule.spin and not self.engine.network.config.open_shells:
+            raise ValueError(
+                f"{where} has spin (2S) {molecule.spin}, which the model {self.name} does not cover: it is for closed "
+                "shells"
+            )
+        n_alpha = (molecule.n_electrons + molecule.spin) // 2
+        if n_alpha > (n_ao := sum(self.header.basis.n_ao(z) for z in molecule.numbers.tolist())):
+            raise ValueError(
+                f"{where} with charge {molecule.charge} and spin (2S) {molecule.spin} has {n_alpha} electrons of one "
+                f"spin, but the basis {self.header.basis.name} only {n_ao} orbitals: are charge and spin right?"
+            )
 
     def _batches(self, molecules: Sequence[Molecule], forces: bool) -> list[list[int]]:
+        """Closed and open shells apart, since those have two Fock matrices; small molecules first in each."""
         network = self.engine.network
         costs = estimate_bytes(
             molecules,
@@ -171,32 +311,39 @@ class Model:
             wide=network.dtype == torch.float64,
         )
         budget = int(SHARE * available_bytes(self.engine.device))
-        return split(costs, min(budget, CACHE_FRIENDLY) if self.engine.device.type == "cpu" else budget)
+        budget = min(budget, CACHE_FRIENDLY) if self.engine.device.type == "cpu" else budget
+        batches: list[list[int]] = []
+        for is_open in (False, True):
+            members = [k for k, m in enumerate(molecules) if bool(m.spin) == is_open]
+            # the second Fock matrix doubles what there is of matrices, and not what the network takes
+            parts = split([costs[k] * (2 if is_open else 1) for k in members], budget)
+            batches += [[members[k] for k in part] for part in parts]
+        return batches
 
-    def _predict(self, molecules: list[Molecule], forces: bool) -> list[tuple[dict, float]]:
+    def _predict(self, molecules: list[Molecule], forces: bool, with_members: bool) -> list[tuple[dict, float]]:
         """Predicts a batch. If it fails, its halves are tried: memory may suffice for them, or one culprit is found.
 
         Returns:
             Fields of the Observables of the fast mode, and seconds, of each molecule.
         """
         try:
-            return self._predict_batch(molecules, forces)
+            return self._predict_batch(molecules, forces, with_members)
         except (ValueError, RuntimeError, MemoryError) as error:
             if len(molecules) == 1:
                 # subclasses, such as numpy's MemoryError, are not all made of a message
                 kind = next(k for k in (ValueError, MemoryError, RuntimeError) if isinstance(error, k))
                 raise kind(f"{molecules[0].name or molecules[0].formula}: {error}") from error
         half = len(molecules) // 2
-        return [o for part in (molecules[:half], molecules[half:]) for o in self._predict(part, forces)]
+        return [o for part in (molecules[:half], molecules[half:]) for o in self._predict(part, forces, with_members)]
 
-    def _predict_batch(self, molecules: list[Molecule], forces: bool) -> list[tuple[dict, float]]:
+    def _predict_batch(self, molecules: list[Molecule], forces: bool, with_members: bool) -> list[tuple[dict, float]]:
         start = time.perf_counter()
         batch = self.engine.batch(molecules)
         with torch.set_grad_enabled(forces):
             if forces:
                 batch = batch.with_positions(batch.positions.clone().requires_grad_())
-            prediction = self.engine(batch, dipole=True)
-            gradient = torch.autograd.grad(prediction.energy.sum(), batch.positions)[0] if forces else None
+            prediction = self.engine(batch, dipole=True, with_members=with_members)
+            gradient = _gradient(batch, prediction) if forces else None
         arrays = _arrays(batch, prediction)
         if gradient is not None:
             arrays["gradient"] = gradient.cpu().numpy()
@@ -204,34 +351,57 @@ class Model:
         seconds = (time.perf_counter() - start) / len(molecules)
         return [(v, seconds) for v in values]
 
-    def _finish(self, molecule: Molecule, values: dict, seconds: float, mode: Mode) -> Observables:
-        """Observables of one molecule, with the reference's energy in the variational mode."""
-        change = values.pop("electronic")
+    def _finish(self, molecule: Molecule, values: dict, seconds: float) -> Observables:
+        """Observables of one molecule in the fast mode."""
+        change, found = values.pop("electronic"), values.pop("spread", None)
+        interval = stored_interval(self.header.calibration, "fast")
+        if found is not None and interval is not None:
+            values["energy_error_estimate"] = interval.scale_68 * found
+            values["energy_error_95"] = interval.scale_95 * found
         result = Observables(**values, seconds=seconds)
         warnings = doubts(molecule, self.header.domain)
-        # only the superposed atoms are an F0 and a D0 that belong together
-        warnings += implausible(molecule, change=change if self.header.baseline == "atoms" else None, gap=result.gap)
-        if mode == "fast":
-            return replace(result, warnings=warnings)
-        from mlsemi.reference.variational import variational
-
-        found = variational(molecule, self.header.basis, values["density"], method=self.header.method)
-        warnings += self._reference_warnings()
-        if found.error_estimate is None:
+        if found is not None and interval is not None and found > interval.largest:
             warnings += (
-                "an orbital without electrons lies below one with electrons in the Fock matrix of the predicted "
-                "density: it is not near a ground state, and its energy has no error estimate",
+                f"the members of the model disagree by more than the {interval.largest:.1e} Eh at most that they do on "
+                "the molecules that errors were measured on: it is unlike those of the training",
             )
-        values |= {"energy": found.energy, "energy_error_estimate": found.error_estimate, "residual": found.residual}
-        return Observables(**values, seconds=seconds + found.seconds, warnings=warnings)
+        # only the superposed atoms are an F0 and a D0 that belong together
+        if self.header.baseline != "atoms":
+            change = None
+        warnings += implausible(molecule, change=change, gap=result.gap, spin_gap=result.spin_gap)
+        if result.gradient is not None and not np.isfinite(result.gradient).all():
+            result = replace(result, gradient=None)
+            warnings += (NO_FORCES,)
+        return replace(result, warnings=warnings)
 
-    def _reference_warnings(self) -> tuple[str, ...]:
+    def _in_mode(
+        self, fast: Observables, molecule: Molecule, mode: Mode, forces: bool, conv_tol: float, compare: bool
+    ) -> Observables:
+        """A prediction of the fast mode in one of the other modes."""
+        from mlsemi.reference.modes import ModeOptions, in_mode
+
+        assert mode != "fast"
+        if mode == "corrected":
+            self._refuse_doubtful(molecule, fast.warnings)
+        warnings = self._reference_warnings(mode)
+        if forces and mode != "scf" and fast.spin_gap is not None and fast.spin_gap < CLOSED_GAP:
+            forces = False
+            warnings += (NO_FORCES,)
+        options = ModeOptions(forces=forces, conv_tol=conv_tol, compare=compare)
+        try:
+            found = in_mode(fast, molecule, mode=mode, engine=self.engine, header=self.header, options=options)
+        except (ValueError, RuntimeError) as error:
+            kind = ValueError if isinstance(error, ValueError) else RuntimeError
+            raise kind(f"{molecule.name or molecule.formula}: {error}") from error
+        return replace(found, warnings=found.warnings + warnings)
+
+    def _reference_warnings(self, mode: Mode) -> tuple[str, ...]:
         """Warns if the method's name means something else in this PySCF than in the one that made the labels."""
         try:
             from mlsemi.reference.mean_field import resolve_functional
         except ModuleNotFoundError as error:
             raise ImportError(
-                f"mode='variational' needs PySCF ({error}): install mlsemi[reference], or take mode='fast'"
+                f"mode={mode!r} needs PySCF ({error}): install mlsemi[reference], or take mode='fast'"
             ) from error
         now, then = resolve_functional(self.header.method), self.header.resolved_functional
         if then and now != then:
@@ -253,20 +423,29 @@ def _device(name: str) -> torch.device:
     return device
 
 
+def _gradient(batch: Batch, prediction: Prediction) -> torch.Tensor:
+    """Derivative of the energies [Eh/bohr], shape (atom, 3); nan for molecules whose density has none."""
+    defined = prediction.state.gap.amin(1) > CLOSED_GAP
+    if not defined.any():
+        return torch.full_like(batch.positions, torch.nan)
+    gradient = torch.autograd.grad(prediction.energy[defined].sum(), batch.positions)[0]
+    return gradient.masked_fill(~defined[batch.molecule].unsqueeze(-1), torch.nan)
+
+
 def _arrays(batch: Batch, prediction: Prediction) -> dict[str, np.ndarray]:
     """Results of a batch, padded."""
     state, exact = prediction.state, prediction.integrals
     with torch.no_grad():
-        density, overlap = state.density.detach(), state.overlap.detach()
+        density, overlap = state.total_density.detach(), state.overlap.detach()
         assert exact.dipole is not None
         tensors = {
             "energy": prediction.energy,
             "electronic": electronic_energy(
-                exact.baseline.fock.detach(), state.fock.detach(), exact.baseline.density, density
+                exact.baseline.fock.detach(), state.fock.detach(), exact.baseline.density, state.density.detach()
             ),
             "fock": state.fock,
             "overlap": overlap,
-            "density": density,
+            "density": state.density,
             "mo_energy": state.mo_energy,
             "mo_coeff": state.mo_coeff,
             "mo_occ": state.mo_occ,
@@ -274,24 +453,48 @@ def _arrays(batch: Batch, prediction: Prediction) -> dict[str, np.ndarray]:
             "charges_mulliken": mulliken_charges(density, overlap, batch),
             "charges_loewdin": loewdin_charges(density, overlap, batch),
         }
+        if prediction.member_energy is not None:
+            arrays = (x.detach().cpu().numpy() for x in (prediction.energy, prediction.member_energy))
+            tensors["spread"] = torch.from_numpy(spread(*arrays))
+        if state.n_spins == 2:
+            unpaired = state.spin_density.detach()
+            tensors["spin_square"] = spin_square(state.density.detach(), overlap, batch)
+            tensors["spins_mulliken"] = mulliken_populations(unpaired, overlap, batch)
+            tensors["spins_loewdin"] = loewdin_populations(unpaired, overlap, batch)
     return {name: tensor.detach().cpu().numpy() for name, tensor in tensors.items()}
 
 
 def _split_arrays(molecules: list[Molecule], arrays: dict[str, np.ndarray], n_ao: list[int]) -> list[dict]:
-    """The arrays of a batch by molecule: without padding, with a spin axis, and copied to let go of the batch."""
+    """The arrays of a batch by molecule: without padding, and copied to let go of the batch."""
     out = []
     first = 0
     for k, (molecule, n) in enumerate(zip(molecules, n_ao, strict=True)):
         atoms = slice(first, first := first + molecule.n_atoms)
         values: dict = {"energy": float(arrays["energy"][k]), "dipole": arrays["dipole"][k].copy()}
         values["electronic"] = float(arrays["electronic"][k])  # for the plausibility of the result, not a field of it
+        if "spread" in arrays:
+            values["spread"] = float(arrays["spread"][k])
         values["overlap"] = arrays["overlap"][k, :n, :n].copy()
         for name in ("fock", "density", "mo_coeff"):
-            values[name] = arrays[name][k : k + 1, :n, :n].copy()
+            values[name] = arrays[name][k, :, :n, :n].copy()
         for name in ("mo_energy", "mo_occ"):
-            values[name] = arrays[name][k : k + 1, :n].copy()
-        for name in ("charges_mulliken", "charges_loewdin", "gradient"):
+            values[name] = arrays[name][k, :, :n].copy()
+        for name in ("charges_mulliken", "charges_loewdin", "gradient", "spins_mulliken", "spins_loewdin"):
             if name in arrays:
                 values[name] = arrays[name][atoms].copy()
+        if not molecule.spin:
+            values |= _restricted(values)
+        else:
+            values["spin_square"] = float(arrays["spin_square"][k])
         out.append(values)
     return out
+
+
+def _restricted(values: dict) -> dict:
+    """What a closed shell has of one spin only, also if it was calculated beside an open shell, with both."""
+    unpaired = np.zeros(len(values["charges_mulliken"]))
+    one = {"spin_square": 0.0, "spins_mulliken": unpaired, "spins_loewdin": unpaired.copy()}
+    if len(values["density"]) == 2:
+        one |= {name: values[name][:1] for name in ("fock", "mo_coeff", "mo_energy")}
+        one |= {name: values[name].sum(0, keepdims=True) for name in ("density", "mo_occ")}
+    return one

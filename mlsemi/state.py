@@ -1,4 +1,4 @@
-"""ElectronicState: occupied orbitals and their density."""
+"""ElectronicState: occupied orbitals and their densities, restricted or of two spins."""
 
 from __future__ import annotations
 
@@ -13,18 +13,24 @@ from mlsemi.eigen import solve_density
 
 @dataclass(frozen=True, eq=False)
 class ElectronicState:
-    """Restricted closed-shell states of a batch; AO matrices are padded, see `Batch.ao_mask`.
+    """States of a batch; AO matrices are padded, see `Batch.ao_mask`.
+
+    The spin axis has one entry if every molecule is a closed shell (orbitals hold 2 electrons, the density is that of
+    all electrons), or two, alpha and beta, with one electron in an orbital; a closed-shell member of such a batch has
+    the same twice.
 
     There are as many orbitals as AOs; those of the padding have occupation zero and coefficients zero, and they come
     last: the orbitals of molecule k are the first `batch.n_ao[k]`.
 
     Attributes:
-        fock: Fock matrix [Eh], shape (molecule, ao, ao).
+        fock: Fock matrices [Eh], shape (molecule, spin, ao, ao).
         overlap: overlap matrix, shape (molecule, ao, ao).
-        density: density matrix of all electrons, shape (molecule, ao, ao); differentiable in fock and overlap.
-        mo_energy: orbital energies [Eh], ascending, shape (molecule, mo); differentiable likewise.
-        mo_coeff: orbital coefficients, shape (molecule, ao, mo); constants, no gradient passes through them.
-        mo_occ: occupations, 2 or 0, shape (molecule, mo).
+        density: density matrices, shape (molecule, spin, ao, ao); differentiable in fock and overlap.
+        mo_energy: orbital energies [Eh], ascending, shape (molecule, spin, mo); differentiable likewise.
+        mo_coeff: orbital coefficients, shape (molecule, spin, ao, mo); constants, no gradient passes through them.
+        mo_occ: occupations, shape (molecule, spin, mo).
+        gap: least distance of an occupied and an empty orbital [Eh], infinite if one of them is missing, shape
+            (molecule, spin); no gradient.
         ao_mask: True where an AO exists, shape (molecule, ao).
     """
 
@@ -34,48 +40,78 @@ class ElectronicState:
     mo_energy: Tensor
     mo_coeff: Tensor
     mo_occ: Tensor
+    gap: Tensor
     ao_mask: Tensor
 
+    @property
+    def n_spins(self) -> int:
+        """Length of the spin axis, 1 or 2."""
+        return self.density.shape[1]
 
-def aufbau_occupations(n_electrons: Tensor, spin: Tensor, n_mo: Tensor, *, size: int | None = None) -> Tensor:
-    """Occupations of closed shells: the lowest orbitals hold two electrons each.
+    @property
+    def total_density(self) -> Tensor:
+        """Density of all electrons, shape (molecule, ao, ao)."""
+        return self.density.sum(1) if self.n_spins == 2 else self.density[:, 0]
+
+    @property
+    def spin_density(self) -> Tensor:
+        """Density of the alpha minus that of the beta electrons, shape (molecule, ao, ao)."""
+        if self.n_spins == 1:
+            return torch.zeros_like(self.density[:, 0])
+        return self.density[:, 0] - self.density[:, 1]
+
+
+def n_spin_channels(batch: Batch) -> int:
+    """Length of the spin axis that a batch needs: 1 if all its molecules are closed shells, else 2."""
+    return 2 if any(m.spin for m in batch.molecules) else 1
+
+
+def aufbau_occupations(
+    n_electrons: Tensor, spin: Tensor, n_mo: Tensor, *, n_spins: int, size: int | None = None
+) -> Tensor:
+    """Occupations: the lowest orbitals hold two electrons each, or one of each spin.
 
     Args:
         n_electrons: number of electrons, shape (molecule,).
-        spin: number of unpaired electrons, shape (molecule,); all must be zero.
+        spin: number of unpaired electrons, which are alpha, shape (molecule,).
         n_mo: number of orbitals, shape (molecule,).
+        n_spins: 1 for closed shells, or 2.
         size: number of columns of the result; the largest `n_mo` by default.
 
     Returns:
-        Occupations, shape (molecule, mo), float64.
+        Occupations, shape (molecule, spin, mo), float64.
 
     Raises:
-        ValueError: for an open shell, or more electrons than the orbitals can hold.
+        ValueError: for a spin that the number of electrons does not allow, an open shell with `n_spins` 1, or more
+            electrons than the orbitals can hold.
     """
-    odd = torch.nonzero((spin != 0) | (n_electrons % 2 != 0)).flatten().tolist()
-    if odd:
-        k = odd[0]
+    alpha, beta = (n_electrons + spin) // 2, (n_electrons - spin) // 2
+    impossible = ((n_electrons + spin) % 2 != 0) | (spin < 0) | (beta < 0)
+    for k in torch.nonzero(impossible).flatten().tolist():
         raise ValueError(
-            f"molecule {k} of the batch has {int(n_electrons[k])} electrons and spin={int(spin[k])}: open shells are "
-            "not covered by the fast mode yet; it needs an even number of electrons and spin=0 (is the charge right?)"
+            f"molecule {k} of the batch has {int(n_electrons[k])} electrons and spin={int(spin[k])}: so many cannot be "
+            "unpaired (are charge and spin, 2S, right?)"
         )
-    pairs = torch.div(n_electrons, 2, rounding_mode="floor")
-    over = torch.nonzero(pairs > n_mo).flatten().tolist()
-    if over:
-        k = over[0]
+    for k in torch.nonzero((spin != 0) & (n_spins == 1)).flatten().tolist():
         raise ValueError(
-            f"molecule {k} of the batch has {int(n_electrons[k])} electrons, but its basis has only {int(n_mo[k])} "
-            f"orbitals, room for {2 * int(n_mo[k])}: take a larger basis or check the charge"
+            f"molecule {k} of the batch has {int(n_electrons[k])} electrons and spin={int(spin[k])}: an open shell "
+            "needs two Fock matrices, and there is only one"
         )
+    for k in torch.nonzero(alpha > n_mo).flatten().tolist():
+        raise ValueError(
+            f"molecule {k} of the batch has {int(alpha[k])} electrons of alpha spin, but its basis has only "
+            f"{int(n_mo[k])} orbitals: take a larger basis or check charge and spin"
+        )
+    filled = torch.stack([alpha, beta][:n_spins], dim=1)
     columns = torch.arange(int(n_mo.max()) if size is None else size, device=n_electrons.device)
-    return 2.0 * (columns < pairs.unsqueeze(1)).double()
+    return (2.0 / n_spins) * (columns < filled.unsqueeze(-1)).double()
 
 
 def solve_state(fock: Tensor, overlap: Tensor, batch: Batch) -> ElectronicState:
-    """The closed-shell state of each molecule of a batch: one generalized eigenproblem.
+    """The state of each molecule of a batch: one generalized eigenproblem for each Fock matrix.
 
     Args:
-        fock: Fock matrices [Eh], shape (molecule, ao, ao).
+        fock: Fock matrices [Eh], shape (molecule, spin, ao, ao).
         overlap: overlap matrices, shape (molecule, ao, ao).
         batch: the molecules.
 
@@ -83,16 +119,27 @@ def solve_state(fock: Tensor, overlap: Tensor, batch: Batch) -> ElectronicState:
         States in float64.
 
     Raises:
-        ValueError: for open shells, matrices that do not fit or are not finite, or a singular overlap.
+        ValueError: for electrons that do not fit (see `aufbau_occupations`), matrices that do not fit or are not
+            finite, or a singular overlap.
     """
-    occupation = aufbau_occupations(batch.n_electrons, batch.spin, batch.n_ao, size=batch.ao_mask.shape[1])
-    orbitals, density = solve_density(fock, overlap, occupation, batch.ao_mask)
+    n_molecules, n_spins, n_ao = fock.shape[:3]
+    occupation = aufbau_occupations(batch.n_electrons, batch.spin, batch.n_ao, n_spins=n_spins, size=n_ao)
+
+    def each_spin(x: Tensor) -> Tensor:
+        """Repeats (molecule, ...) to (molecule * spin, ...)."""
+        return x if n_spins == 1 else x.repeat_interleave(n_spins, 0)
+
+    orbitals, density = solve_density(
+        fock.flatten(0, 1), each_spin(overlap), occupation.flatten(0, 1), each_spin(batch.ao_mask)
+    )
+    shape = (n_molecules, n_spins)
     return ElectronicState(
         fock=fock,
         overlap=overlap,
-        density=density,
-        mo_energy=orbitals.mo_energy,
-        mo_coeff=orbitals.mo_coeff,
+        density=density.unflatten(0, shape),
+        mo_energy=orbitals.mo_energy.unflatten(0, shape),
+        mo_coeff=orbitals.mo_coeff.unflatten(0, shape),
         mo_occ=occupation,
+        gap=orbitals.gap.unflatten(0, shape),
         ao_mask=batch.ao_mask,
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ import pytest
 import torch
 
 from mlsemi.basis import load_basis
-from mlsemi.checkpoint import Header, engine_of, save
+from mlsemi.checkpoint import ADDED, Header, engine_of, load_tensors, save
 from mlsemi.engine import Engine
 from mlsemi.molecule import Molecule
 from mlsemi.nn.network import NetworkConfig
@@ -113,6 +114,33 @@ def tiny_engine(tiny_header: Header) -> Engine:
     with torch.random.fork_rng():
         torch.manual_seed(1)
         return engine_of(tiny_header, dtype=torch.float64).eval().requires_grad_(False)
+
+
+@pytest.fixture(scope="session")
+def open_header(tiny_header: Header) -> Header:
+    """The same for ions and open shells."""
+    states = [(q, s) for q in (-1, 0, 1) for s in (0, 1, 2)]
+    return replace(
+        tiny_header,
+        name="open",
+        network=replace(tiny_header.network, charges=True, open_shells=True),
+        domain={"charges": [-1, 0, 1], "spins": [0, 1, 2], "states": states, "max_atoms": 4, "formulas": []},
+    )
+
+
+@pytest.fixture(scope="session")
+def open_engine(open_header: Header, tiny_engine: Engine) -> Engine:
+    """Its engine in float64: the weights of the tiny one, and random ones for charge and spin."""
+    with torch.random.fork_rng():
+        torch.manual_seed(2)
+        engine = engine_of(open_header, dtype=torch.float64, build=False)
+        load_tensors(engine, {k: v for k, v in tiny_engine.state_dict().items() if v.numel()}, keep=ADDED)
+        for name, parameter in engine.network.named_parameters():
+            if name.startswith(("state_embedding.", "charge_potential.logit")):
+                parameter.data.add_(0.2 * torch.randn_like(parameter))
+        engine.network.spin_pair_readout.log_scale[..., 0] = -3.0
+        engine.network.spin_atom_readout.scale.fill_(0.05)
+    return engine.eval().requires_grad_(False)
 
 
 @pytest.fixture(scope="session")

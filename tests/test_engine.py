@@ -27,7 +27,7 @@ def _gradient(engine, molecules):
 
 
 def _fock(engine, molecule):
-    return engine(engine.batch([molecule])).state.fock[0].numpy()
+    return engine(engine.batch([molecule])).state.fock[0, 0].numpy()
 
 
 @pytest.mark.parametrize("molecule", [WATER, PEROXIDE, HYDROGEN, LINEAR_WATER], ids=lambda m: m.formula)
@@ -80,9 +80,9 @@ def test_a_batch_equals_its_members(tiny_engine):
     together = tiny_engine(tiny_engine.batch(molecules))
     for k, molecule in enumerate(molecules):
         alone = tiny_engine(tiny_engine.batch([molecule]))
-        n = alone.state.fock.shape[1]
-        np.testing.assert_allclose(together.state.fock[k, :n, :n], alone.state.fock[0], atol=1e-11)
-        np.testing.assert_allclose(together.state.density[k, :n, :n], alone.state.density[0], atol=1e-10)
+        n = alone.state.fock.shape[-1]
+        np.testing.assert_allclose(together.state.fock[k, :, :n, :n], alone.state.fock[0], atol=1e-11)
+        np.testing.assert_allclose(together.state.density[k, :, :n, :n], alone.state.density[0], atol=1e-10)
         np.testing.assert_allclose(together.energy[k], alone.energy[0], atol=1e-10)
     gradient = _gradient(tiny_engine, molecules)
     parts = np.split(gradient, np.cumsum([m.n_atoms for m in molecules])[:-1])
@@ -110,8 +110,8 @@ def test_far_molecules_do_not_feel_each_other(tiny_engine):
     )
     states = [tiny_engine(tiny_engine.batch([m])) for m in (WATER, HYDROGEN, far)]
     gap = float(
-        min(states[0].state.mo_energy[0, 5], states[1].state.mo_energy[0, 1])
-        - max(states[0].state.mo_energy[0, 4], states[1].state.mo_energy[0, 0])
+        min(states[0].state.mo_energy[0, 0, 5], states[1].state.mo_energy[0, 0, 1])
+        - max(states[0].state.mo_energy[0, 0, 4], states[1].state.mo_energy[0, 0, 0])
     )
     assert gap > 0  # else electrons would move from one to the other
     np.testing.assert_allclose(states[2].energy[0], states[0].energy[0] + states[1].energy[0], atol=1e-9)

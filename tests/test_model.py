@@ -11,6 +11,8 @@ import pytest
 import torch
 
 from mlsemi import model as model_module
+from mlsemi.calibration import Interval
+from mlsemi.checkpoint import engine_of
 from mlsemi.domain import COVALENT_RADII_ANGSTROM, n_fragments
 from mlsemi.memory import available_bytes, estimate_bytes, split
 from mlsemi.model import DEFAULT_MODEL, Model, load, shipped_models
@@ -67,7 +69,7 @@ def test_the_gradient_does_not_change_the_rest(model):
 def test_small_memory_gives_small_batches(model, monkeypatch):
     sizes = []
     inside = Model._predict_batch
-    monkeypatch.setattr(Model, "_predict_batch", lambda self, m, f: sizes.append(len(m)) or inside(self, m, f))
+    monkeypatch.setattr(Model, "_predict_batch", lambda self, m, *o: sizes.append(len(m)) or inside(self, m, *o))
     whole = model.predict([WATER] * 4)
     monkeypatch.setattr(model_module, "available_bytes", lambda device: 1)
     alone = model.predict([WATER] * 4)
@@ -78,18 +80,18 @@ def test_small_memory_gives_small_batches(model, monkeypatch):
 def test_a_batch_that_fails_is_halved(model, monkeypatch):
     inside = Model._predict_batch
 
-    def small_only(self, molecules, forces):
+    def small_only(self, molecules, *options):
         if len(molecules) > 2:
             raise RuntimeError("out of memory")
-        return inside(self, molecules, forces)
+        return inside(self, molecules, *options)
 
     monkeypatch.setattr(Model, "_predict_batch", small_only)
     assert len(model.predict([WATER] * 5)) == 5
 
-    def one_is_bad(self, molecules, forces):
+    def one_is_bad(self, molecules, *options):
         if HYDROGEN in molecules:
             raise ValueError("singular")
-        return inside(self, molecules, forces)
+        return inside(self, molecules, *options)
 
     monkeypatch.setattr(Model, "_predict_batch", one_is_bad)
     with pytest.raises(ValueError, match="^h: singular"):
@@ -99,7 +101,7 @@ def test_a_batch_that_fails_is_halved(model, monkeypatch):
         def __init__(self, shape, dtype):
             super().__init__(f"no room for {shape}")
 
-    def no_room(self, molecules, forces):
+    def no_room(self, molecules, *options):
         raise ArrayMemoryError((3,), float)
 
     monkeypatch.setattr(Model, "_predict_batch", no_room)
@@ -157,8 +159,8 @@ def test_variational_without_pyscf(model, monkeypatch):
             {},
             r"w has spin \(2S\) 2, which the model tiny does not cover; it covers spin \(2S\) 0",
         ),
-        (WATER, {"mode": "scf"}, "mode='scf' must be one of fast, variational"),
-        (WATER, {"mode": "variational", "forces": True}, "forces of mode='variational' are not in this release"),
+        (WATER, {"mode": "exact"}, "mode='exact' must be one of fast, variational, corrected, scf"),
+        (WATER, {"mode": "corrected"}, "mode='corrected': the model tiny has no correction"),
     ],
 )
 def test_what_is_not_covered_is_refused(model, monkeypatch, molecule, options, message):
@@ -229,3 +231,79 @@ def test_the_package_offers_load_without_importing_torch():
     assert builtins.all(hasattr(mlsemi, name) for name in mlsemi.__all__)
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         mlsemi.nothing  # noqa: B018
+
+
+def test_the_spread_of_the_members_is_the_estimate_of_the_fast_mode(tiny_header, tiny_engine):
+    """Calibrated members give an estimate; the energy does not feel them; who disagrees too much is named."""
+    header = replace(
+        tiny_header,
+        members=(tiny_header.network, tiny_header.network),
+        calibration={"fast": Interval(scale_68=0.5, scale_95=2.0, count=30, largest=1e6).to_json()},
+    )
+    torch.manual_seed(5)
+    engine = engine_of(header, dtype=torch.float64, build=False)
+    own = tiny_engine.state_dict()
+    engine.load_state_dict({**engine.state_dict(), **own})
+    engine.baseline.prepare()
+    model = Model(header, engine)
+    batch = engine.batch([WATER])
+    with torch.no_grad():
+        found = engine(batch, with_members=True)
+    expected = float(((found.member_energy - found.energy) ** 2).mean().sqrt())
+    assert expected > 1e-6
+    result = model.predict(WATER)
+    assert result.energy == pytest.approx(Model(tiny_header, tiny_engine).predict(WATER).energy, abs=1e-12)
+    assert result.energy_error_estimate == pytest.approx(0.5 * expected)
+    assert result.energy_error_95 == pytest.approx(2.0 * expected)
+    assert result.warnings == ()
+    assert model.predict(WATER, estimate=False).energy_error_estimate is None
+    narrow = replace(header, calibration={"fast": Interval(0.5, 2.0, 30, expected / 2).to_json()})
+    assert "members of the model disagree by more than" in Model(narrow, engine).predict(WATER).warnings[0]
+
+
+def test_hessian_vector_product_is_the_change_of_the_gradient(model, rng):
+    vector = rng.normal(size=(3, 3))
+    step = 1e-4
+
+    def gradient(scale):
+        moved = Molecule(WATER.numbers, WATER.positions + scale * vector)
+        return model.predict(moved, forces=True).gradient
+
+    product = model.hessian_vector_product(WATER, vector)
+    # central differences: h^2 times fourth derivatives of order ten
+    np.testing.assert_allclose(product, (gradient(step) - gradient(-step)) / (2 * step), atol=1e-6)
+    other = rng.normal(size=(3, 3))
+    # the Hessian is symmetric, and a translation changes no gradient
+    there, back = (other * product).sum(), (vector * model.hessian_vector_product(WATER, other)).sum()
+    assert there == pytest.approx(back, abs=1e-10)
+    np.testing.assert_allclose(model.hessian_vector_product(WATER, np.ones((3, 3))), 0, atol=1e-10)
+    with pytest.raises(ValueError, match=r"vector must have shape \(3, 3\), got \(2, 3\)"):
+        model.hessian_vector_product(WATER, vector[:2])
+
+
+def test_a_loss_of_energies_and_forces_reaches_the_weights(tiny_header, tiny_engine):
+    """Its derivative goes twice through the eigenproblem and S: against finite differences of a weight."""
+    engine = engine_of(tiny_header, dtype=torch.float64, build=False)
+    engine.load_state_dict(tiny_engine.state_dict())
+    engine.baseline.prepare()
+    batch = engine.batch([WATER, PEROXIDE])
+    batch = batch.with_positions(batch.positions.clone().requires_grad_())
+
+    def loss(create_graph):
+        energy = engine(batch).energy
+        (gradient,) = torch.autograd.grad(energy.sum(), batch.positions, create_graph=create_graph)
+        return (energy**2).sum() * 1e-3 + (gradient**2).sum()
+
+    parameter = engine.network.embedding
+    (found,) = torch.autograd.grad(loss(True), parameter)
+    assert float(found.abs().max()) > 1e-6
+    place = tuple(np.unravel_index(int(found.abs().argmax()), found.shape))
+    values = []
+    for step in (1e-4, -2e-4):
+        parameter.data[place] += step
+        values.append(float(loss(False).detach()))
+    # central differences, as above
+    assert float(found[place]) == pytest.approx((values[0] - values[1]) / 2e-4, rel=1e-5)
+
+
+PEROXIDE = Molecule([8, 1, 1, 8], [[0, 0, 0.2], [0, 1.5, -0.9], [0.1, -1.5, -0.9], [2.6, 0.1, 0.4]])

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from mlsemi.cli.calibrate import calibrate
 from mlsemi.cli.evaluate import evaluate
 from mlsemi.cli.label import label
 from mlsemi.cli.models import models
@@ -21,7 +22,7 @@ app = typer.Typer(
     rich_markup_mode=None,  # it would swallow units in brackets
     pretty_exceptions_enable=False,
 )
-for command in (predict, models, sample, label, train, evaluate):
+for command in (predict, models, sample, label, train, calibrate, evaluate):
     app.command()(command)
 
 

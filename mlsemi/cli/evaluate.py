@@ -49,7 +49,8 @@ def evaluate(
     """Compare a model with labels: Fock matrices, orbitals, energies, dipoles.
 
     Every error is that of a molecule first and then averaged over the molecules. Prints a table and writes
-    metrics.json, per_molecule.csv (atomic units; errors are predicted minus reference) and parity.png.
+    metrics.json, per_molecule.csv (atomic units; errors are predicted minus reference), parity.png and, where energies
+    have an error estimate, estimates.png.
     """
     from safetensors import SafetensorError
 
@@ -59,7 +60,7 @@ def evaluate(
     from mlsemi.model import find_model
     from mlsemi.train.evaluate import evaluate as run
     from mlsemi.train.evaluate import select
-    from mlsemi.train.plots import plot_parity
+    from mlsemi.train.plots import plot_estimates, plot_parity
 
     try:
         path = find_model(model)
@@ -73,7 +74,11 @@ def evaluate(
             said = _provenance(header, path, store, split.value)
         _write_json(folder / "metrics.json", said | _numbers(found))
         _write_rows(folder / "per_molecule.csv", found)
-        plot_parity(found, folder / "parity.png", title=f"{header.name} on {labels.name}, {len(found.rows)} molecules")
+        title = f"{header.name} on {labels.name}, {len(found.rows)} molecules"
+        plot_parity(found, folder / "parity.png", title=title)
+        plots = ["parity.png"]
+        if plot_estimates(found.rows, folder / "estimates.png", title=title, calibration=header.calibration):
+            plots.append("estimates.png")
     except KeyboardInterrupt:
         typer.echo("interrupted: nothing was written", err=True)
         raise typer.Exit(130) from None
@@ -81,7 +86,7 @@ def evaluate(
         typer.echo(f"error: {' '.join(str(error).split())}", err=True)
         raise typer.Exit(1) from error
     _print(header, labels, found)
-    typer.echo(f"written: {folder / 'metrics.json'}, per_molecule.csv, parity.png")
+    typer.echo(f"written: {folder / 'metrics.json'}, per_molecule.csv, {', '.join(plots)}")
 
 
 def _provenance(header: Header, model: Path, store: LabelStore, split: str) -> dict[str, Any]:
@@ -130,6 +135,7 @@ def _numbers(found: Evaluation) -> dict[str, Any]:
         "molecules": len(found.rows),
         "metrics": found.metrics,
         "by_heavy_atoms": found.classes,
+        "by_group": found.groups,
         "warnings": list(found.warnings),
     }
 
@@ -160,6 +166,14 @@ def _write(path: Path, write: Callable[[Path], Any]) -> None:
         beside.unlink(missing_ok=True)
 
 
+_ESTIMATE_TEXTS = {
+    "median_ratio": "median of estimate / true error",
+    "rank_correlation": "rank correlation with the true error",
+    "coverage_68": "true errors within the 68 % interval",
+    "coverage_95": "true errors within the 95 % interval",
+}
+
+
 def _text(value: float) -> str:
     return f"{value:.0f}" if value >= 1000 else f"{value:.4g}"
 
@@ -172,7 +186,7 @@ def _print(header: Header, labels: Path, found: Evaluation) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from mlsemi.train.metrics import BRIEF, METRICS
+    from mlsemi.train.metrics import BRIEF, ESTIMATED_MODES, METRICS
 
     console = Console(highlight=False)
     table = Table(title=f"{header.name} on {labels.name}: {len(found.rows)} molecules", title_justify="left")
@@ -183,20 +197,20 @@ def _print(header: Header, labels: Path, found: Evaluation) -> None:
         if metric.key in found.metrics:
             value = found.metrics[metric.key]
             table.add_row(metric.text, _text(value) if metric.unit else _near_one(value), metric.unit)
-    for key, text in (
-        ("error_estimate_median_ratio", "error estimate / true error: median"),
-        ("error_estimate_rank_correlation", "error estimate: rank correlation"),
-    ):
-        if key in found.metrics:
-            table.add_row(text, f"{found.metrics[key]:.3f}", "")
+    for mode in ESTIMATED_MODES:
+        for key, text in _ESTIMATE_TEXTS.items():
+            if f"estimate_{mode}_{key}" in found.metrics:
+                table.add_row(f"error estimate, {mode}: {text}", f"{found.metrics[f'estimate_{mode}_{key}']:.3f}", "")
     console.print(table)
-    if found.classes:
-        named = {m.key: f"{m.text.split(':')[0]} [{m.unit}]" for m in METRICS}
-        keys = [key for key in BRIEF if key in found.metrics]
-        classes = Table(title="mean absolute errors by number of heavy atoms", title_justify="left")
-        for text in ("heavy atoms", "molecules", *(named[key] for key in keys)):
+    named = {m.key: f"{m.text.split(':')[0]} [{m.unit}]" for m in METRICS}
+    keys = [key for key in BRIEF if key in found.metrics]
+    for title, parts in (("number of heavy atoms", found.classes), ("kind of molecule", found.groups)):
+        if not parts:
+            continue
+        classes = Table(title=f"mean absolute errors by {title}", title_justify="left")
+        for text in (title.removeprefix("number of "), "molecules", *(named[key] for key in keys)):
             classes.add_column(text, justify="right")
-        for n, values in found.classes.items():
+        for n, values in parts.items():
             classes.add_row(
                 n, str(int(values["count"])), *(_text(values[key]) if key in values else "" for key in keys)
             )

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
+    import numpy as np
     from rich.table import Table
 
     from mlsemi.layout import AOLayout
@@ -30,6 +31,8 @@ class ModeName(StrEnum):
 
     fast = "fast"
     variational = "variational"
+    corrected = "corrected"
+    scf = "scf"
 
 
 class DeviceName(StrEnum):
@@ -55,13 +58,26 @@ def predict(
         typer.Option(help="Shipped model (see `mlsemi models`) or checkpoint; default: organic-b3lyp-def2svp."),
     ] = None,
     mode: Annotated[
-        ModeName, typer.Option(help="variational: one Fock build by PySCF, with an error estimate.")
+        ModeName,
+        typer.Option(
+            help="variational: one Fock build by PySCF, with an error estimate; corrected: less what that says; scf: "
+            "to convergence."
+        ),
     ] = ModeName.fast,
     charge: Annotated[int | None, typer.Option(help="Total charge; default: what the frames say, else 0.")] = None,
     spin: Annotated[
         int | None, typer.Option(help="Unpaired electrons, 2S; default: what the frames say, else 0.")
     ] = None,
     forces: Annotated[bool, typer.Option("--forces", help="Forces too; in JSON the gradient.")] = False,
+    dispersion: Annotated[bool, typer.Option("--dispersion", help="Add D4 dispersion (needs dftd4).")] = False,
+    compare: Annotated[
+        bool, typer.Option("--compare", help="scf: PySCF's default guess too; the lower solution counts.")
+    ] = False,
+    estimate: Annotated[
+        bool,
+        typer.Option("--estimate/--no-estimate", help="fast: estimate the error of the energy, in twice the time."),
+    ] = True,
+    conv_tol: Annotated[float, typer.Option(help="scf: error of the energy that is accepted [Eh].")] = 1e-9,
     json_out: Annotated[
         Path | None,
         typer.Option("--json", metavar="OUT", help="Write QCSchema AtomicResults; a list for several frames."),
@@ -80,15 +96,16 @@ def predict(
     _limit_threads(threads)
     try:
         _check_outputs(json_out, matrices)
-        from mlsemi.interop.ase import read_molecules
-
-        molecules = [m for path in files for m in read_molecules(path, charge=charge, spin=spin)]
+        molecules = _read(files, charge, spin)
         from mlsemi.model import DEFAULT_MODEL, load
 
         loaded = load(model or DEFAULT_MODEL, device=device.value, precision=precision.value)
-        loaded.check(molecules, mode=mode.value, forces=forces)
+        _check_options(mode, compare=compare, conv_tol=conv_tol)
+        loaded.check(molecules, mode=mode.value, forces=forces, dispersion=dispersion)
         printer = _Printer(loaded, mode.value, molecules)
-        run = _Run(loaded, molecules, mode.value, forces, json_out, matrices)
+        options = {"forces": forces, "dispersion": dispersion, "compare": compare, "conv_tol": conv_tol}
+        options["estimate"] = estimate
+        run = _Run(loaded, molecules, mode.value, options, json_out, matrices)
         for index, observables in run.results():
             printer.add(index, observables)
         run.write_json()
@@ -108,6 +125,18 @@ def predict(
         typer.echo(f"written: {run.matrix_path(0)}{last}", err=True)
 
 
+def _read(files: list[Path], charge: int | None, spin: int | None) -> list[Molecule]:
+    """All frames; where charge and spin do not go together the options for them are named."""
+    from mlsemi.interop.ase import read_molecules
+
+    try:
+        return [m for path in files for m in read_molecules(path, charge=charge, spin=spin)]
+    except ValueError as error:
+        if "electrons" in str(error):
+            raise ValueError(f"{error}; the options are --charge and --spin (unpaired electrons, 2S)") from error
+        raise
+
+
 def _limit_threads(threads: int | None) -> None:
     """Before numpy and torch are loaded their libraries take the number of threads from the environment."""
     if threads is None:
@@ -118,6 +147,17 @@ def _limit_threads(threads: int | None) -> None:
     import torch
 
     torch.set_num_threads(threads)
+
+
+def _check_options(mode: ModeName, *, compare: bool, conv_tol: float) -> None:
+    """Refuses options of the scf mode in another one."""
+    if mode is ModeName.scf:
+        if not conv_tol > 0:
+            raise ValueError(f"--conv-tol {conv_tol:g} must be a positive energy [Eh]")
+        return
+    for name, given in (("--compare", compare), ("--conv-tol", conv_tol != 1e-9)):
+        if given:
+            raise ValueError(f"{name} is an option of --mode scf, and the mode is {mode.value}")
 
 
 def _check_outputs(json_out: Path | None, matrices: Path | None) -> None:
@@ -150,7 +190,7 @@ class _Run:
     model: Model
     molecules: list[Molecule]
     mode: Any
-    forces: bool
+    options: dict[str, Any]
     json_out: Path | None
     matrices: Path | None
 
@@ -164,7 +204,7 @@ class _Run:
         from mlsemi.interop.qcschema import atomic_result
 
         header = self.model.header
-        for index, observables in self.model.stream(self.molecules, mode=self.mode, forces=self.forces):
+        for index, observables in self.model.stream(self.molecules, mode=self.mode, **self.options):
             if self.matrices is not None:
                 write_matrices(self.matrix_path(index), observables, self._layout(self.molecules[index]))
             if self.json_out is not None:
@@ -211,6 +251,7 @@ class _Printer:
         self._warnings: dict[str, list[str]] = {}
         self._width = max(5, *(len(m.name) for m in molecules))
         self._in_full = len(molecules) <= IN_FULL
+        self._spins = any(m.spin for m in molecules)
 
     def add(self, index: int, observables: Observables) -> None:
         """Takes a result."""
@@ -240,31 +281,31 @@ class _Printer:
         if self._next == 0:
             header = self._model.header
             typer.echo(f"{self._model.name}, {self._mode}, {header.method}/{header.basis.name}")
-            typer.echo(_line_titles(self._width, self._mode, forces=observables.gradient is not None))
-        typer.echo(_line(self._width, molecule, observables, self._mode))
+            titles = _line_titles(self._width, forces=observables.gradient is not None, spins=self._spins)
+            typer.echo(titles)
+        typer.echo(_line(self._width, molecule, observables, spins=self._spins))
 
 
-def _line_titles(width: int, mode: str, *, forces: bool) -> str:
-    estimate = f"{'error/mEh':>11}" if mode == "variational" else ""
+def _line_titles(width: int, *, forces: bool, spins: bool) -> str:
     return (
-        f"{'frame':{width}}  {'formula':12}{'energy/Eh':>16}{estimate}{'HOMO/eV':>10}{'LUMO/eV':>10}{'gap/eV':>10}"
-        f"{'dipole/D':>10}{'time/ms':>10}" + (f"{'max. |gradient|/au':>20}" if forces else "")
+        f"{'frame':{width}}  {'formula':12}{'energy/Eh':>16}{'error/mEh':>11}{'HOMO/eV':>10}{'LUMO/eV':>10}"
+        f"{'gap/eV':>10}{'dipole/D':>10}{'<S^2>' if spins else '':>{8 * spins}}{'time/ms':>10}"
+        + (f"{'max. |gradient|/au':>20}" if forces else "")
     )
 
 
-def _line(width: int, molecule: Molecule, o: Observables, mode: str) -> str:
+def _line(width: int, molecule: Molecule, o: Observables, *, spins: bool) -> str:
     from mlsemi.units import DIPOLE_AU_IN_DEBYE, HARTREE_IN_EV
 
-    estimate = ""
-    if mode == "variational":
-        estimate = f"{'-' if o.energy_error_estimate is None else format(1e3 * o.energy_error_estimate, '.4f'):>11}"
+    estimate = f"{'-' if o.energy_error_estimate is None else format(1e3 * o.energy_error_estimate, '.4f'):>11}"
     orbitals = "".join(
         f"{'-' if value is None else format(value * HARTREE_IN_EV, '.4f'):>10}" for value in (o.homo, o.lumo, o.gap)
     )
     assert o.dipole is not None and o.seconds is not None
     size = float((o.dipole @ o.dipole) ** 0.5) * DIPOLE_AU_IN_DEBYE
+    spin = f"{'-' if o.spin_square is None else format(o.spin_square, '.4f'):>8}" if spins else ""
     return (
-        f"{molecule.name:{width}}  {molecule.formula:12}{o.energy:16.6f}{estimate}{orbitals}{size:10.4f}"
+        f"{molecule.name:{width}}  {molecule.formula:12}{o.energy:16.6f}{estimate}{orbitals}{size:10.4f}{spin}"
         f"{1e3 * o.seconds:10.1f}" + (f"{abs(o.gradient).max():20.6f}" if o.gradient is not None else "")
     )
 
@@ -287,9 +328,11 @@ def full_tables(molecule: Molecule, o: Observables, *, model: Model, mode: str) 
     whole.add_row("method/basis", f"{header.method}/{header.basis.name}")
     whole.add_row("energy", f"{o.energy:.6f} Eh")
     if o.energy_error_estimate is not None:
-        estimate = o.energy_error_estimate
-        whole.add_row("error estimate", f"{estimate:.2e} Eh", f"{estimate * HARTREE_IN_KCAL_PER_MOL:.2e} kcal/mol")
-    elif mode == "variational":
+        limits = {"error estimate": o.energy_error_estimate, "95 % are below": o.energy_error_95}
+        for name, value in limits.items():
+            if value is not None:
+                whole.add_row(name, f"{value:.2e} Eh", f"{value * HARTREE_IN_KCAL_PER_MOL:.2g} kcal/mol")
+    elif mode != "fast":
         whole.add_row("error estimate", "none")
     for name, value in (("HOMO", o.homo), ("LUMO", o.lumo), ("HOMO-LUMO gap", o.gap)):
         whole.add_row(name, *("none",) if value is None else (f"{value:.6f} Eh", f"{value * HARTREE_IN_EV:.4f} eV"))
@@ -298,6 +341,12 @@ def full_tables(molecule: Molecule, o: Observables, *, model: Model, mode: str) 
     whole.add_row("dipole moment", f"{size:.5f} au", f"{size * DIPOLE_AU_IN_DEBYE:.4f} D")
     if molecule.charge:
         whole.add_row("", "about the origin of coordinates")
+    unpaired: tuple[np.ndarray, ...] = ()
+    if molecule.spin and o.spin_square is not None:
+        pure = molecule.spin / 2 * (molecule.spin / 2 + 1)
+        whole.add_row("<S^2>", f"{o.spin_square:.4f}", f"{pure:.2f} if pure")
+        assert o.spins_mulliken is not None and o.spins_loewdin is not None
+        unpaired = (o.spins_mulliken, o.spins_loewdin)
     whole.add_row("time", f"{o.seconds:.3f} s")
     atoms = Table(box=None, padding=(0, 2))
     titles = ["atom", "", "Mulliken/e", "Loewdin/e"]
@@ -308,4 +357,18 @@ def full_tables(molecule: Molecule, o: Observables, *, model: Model, mode: str) 
         # 0.0 - 0.0 has no minus sign, -0.0 has
         row = [str(k), symbol_of(z), f"{o.charges_mulliken[k]:+.4f}", f"{o.charges_loewdin[k]:+.4f}"]
         atoms.add_row(*row, *(f"{0.0 - round(x, 6):.6f}" for x in (o.gradient[k] if o.gradient is not None else ())))
-    return [title, whole, atoms]
+    return [title, whole, *o.notes, atoms, *([_spin_table(molecule, unpaired)] if unpaired else [])]
+
+
+def _spin_table(molecule: Molecule, unpaired: tuple[np.ndarray, ...]) -> Table:
+    """Unpaired electrons of the atoms: by themselves, since eighty columns do not hold forces as well."""
+    from rich.table import Table
+
+    from mlsemi.molecule import symbol_of
+
+    table = Table(box=None, padding=(0, 2))
+    for column in ("atom", "", "spin Mulliken", "spin Loewdin"):
+        table.add_column(column, justify="right")
+    for k, z in enumerate(molecule.numbers.tolist()):
+        table.add_row(str(k), symbol_of(z), *(f"{spins[k]:+.4f}" for spins in unpaired))
+    return table

@@ -65,6 +65,9 @@ class _Watch:
 
     def show(self, progress: Progress) -> None:
         """Report of the loop."""
+        if progress.note:
+            self._display.line(progress.note)
+            return
         fresh = progress.row is not None and progress.row is not self._row
         self._row = progress.row
         note = f"validation F {progress.row['validation_ao_meh'] * 1e3:.3g} uEh" if progress.row else ""

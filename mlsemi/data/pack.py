@@ -45,20 +45,20 @@ def whole_fock(store: LabelStore, stored: Tensor, engine: Engine, batch: Batch, 
 
     Args:
         store: the file.
-        stored: its values, padded, shape (molecule, ao, ao).
+        stored: its values, padded, shape (molecule, spin, ao, ao).
         engine: whose baseline the residuals refer to.
         batch: the molecules, from `Engine.batch`.
         baseline: F0 of the batch [Eh], shape (molecule, ao, ao).
 
     Returns:
-        F [Eh], shape (molecule, ao, ao).
+        F [Eh], shape (molecule, spin, ao, ao).
     """
     if store.fock_encoding == "full":
         return stored
     if engine.network.config.cutoff < LONGEST:
         # stored residuals are to F0 with all its pairs, of which the batch of a shorter network has not all
         baseline = whole_baseline(engine, batch.molecules).to(stored.device)
-    return stored + baseline
+    return stored + baseline.unsqueeze(1)
 
 
 def whole_baseline(engine: Engine, molecules: Sequence[Molecule]) -> Tensor:

@@ -409,6 +409,10 @@ class LabelStore:
         """Molecule of label i."""
         return self._read(int(self._labels[i])).molecule
 
+    def is_degenerate(self, i: int) -> bool:
+        """Whether the occupation of label i was a matter of choice (tiny gap), and with it the label."""
+        return bool(self._columns["degenerate"][self._labels[i]])
+
     def fock_values(self, i: int) -> np.ndarray:
         """What is stored for F of label i [Eh]: F, or F minus the baseline of `fock_encoding`; shape (spin, ao, ao)."""
         return self._fock(int(self._labels[i]))

@@ -10,15 +10,22 @@ from mlsemi.interop.atomic_write import written_whole
 from mlsemi.layout import AOLayout
 from mlsemi.observables import Observables
 
-_AO_AXES = {"fock": (-2, -1), "overlap": (-2, -1), "density": (-2, -1), "mo_energy": (), "mo_coeff": (-2,)}
+_AO_AXES = {
+    "fock": (-2, -1),
+    "overlap": (-2, -1),
+    "density": (-2, -1),
+    "mo_energy": (),
+    "mo_coeff": (-2,),
+    "mo_occ": (),
+}
 """Fields that are written, and which of their axes are AOs."""
 
 
 def write_matrices(path: str | Path, observables: Observables, layout: AOLayout) -> None:
-    """Writes fock, overlap, density, mo_energy, mo_coeff [Eh] and ao_labels in PySCF's AO order.
+    """Writes fock [Eh], overlap, density, mo_energy [Eh], mo_coeff, mo_occ and ao_labels in PySCF's AO order.
 
-    A restricted state has no spin axis: fock, density (ao, ao), mo_energy (mo,), mo_coeff (ao, mo). One of two spins
-    has it first, (alpha, beta), as PySCF's UHF. The file appears whole or not at all.
+    A restricted state has no spin axis: fock, density (ao, ao), mo_energy, mo_occ (mo,), mo_coeff (ao, mo). One of two
+    spins has it first, (alpha, beta), as PySCF's UHF. The file appears whole or not at all.
 
     Args:
         path: file to write; its name is kept as it is.

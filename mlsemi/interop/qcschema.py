@@ -70,8 +70,10 @@ def atomic_result(
     result = {"energy": properties["return_energy"], "gradient": gradient, "properties": dict(properties)}[driver]
     extras: dict[str, Any] = {"model": model_name, "mode": mode}
     names = ("homo", "lumo", "gap", "energy_error_estimate", "charges_mulliken", "charges_loewdin", "seconds")
+    names += ("energy_error_95", "spin_square", "spins_mulliken", "spins_loewdin")
     extras.update({name: _plain(name, getattr(observables, name)) for name in names})
     extras["warnings"] = list(observables.warnings)
+    extras["notes"] = list(observables.notes)
     return {
         "schema_name": "qcschema_output",
         "schema_version": 1,

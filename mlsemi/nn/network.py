@@ -9,8 +9,9 @@ from torch import Tensor, nn
 from torch.nn.functional import silu
 
 from mlsemi.batch import Batch
-from mlsemi.blocks import Blocks, Slots
+from mlsemi.blocks import BlockMap, Blocks, Slots
 from mlsemi.frames import BondFrames
+from mlsemi.nn.charges import ChargePotential, StateEmbedding, potential_matrix
 from mlsemi.nn.interaction import AtomUpdate, BondUpdate, Message
 from mlsemi.nn.radial import ExponentialNormal, envelope
 from mlsemi.nn.readout import AtomReadout, EnergyReadout, PairReadout
@@ -33,6 +34,8 @@ class NetworkConfig:
         cutoff: largest distance of a pair [bohr]; beyond it the correction of a block is zero.
         reach: largest distance over which an atom sees a neighbour in one layer [bohr]; the cutoff if that is less.
         neighbours: typical number of neighbours of an atom.
+        charges: see the charge of a molecule, and give ions the potential of their excess charge.
+        open_shells: see the spin of a molecule, and give a Fock matrix for each spin.
     """
 
     natural: int = 48
@@ -45,6 +48,8 @@ class NetworkConfig:
     cutoff: float = 14.0
     reach: float = 14.0
     neighbours: float = 8.0
+    charges: bool = False
+    open_shells: bool = False
 
     def bond_widths(self, l_max: int) -> list[int]:
         """Channels of the bond state [even_0, odd_0, z_1, ..., z_l_max]."""
@@ -56,12 +61,32 @@ class NetworkOutput:
     """What the network gives for a batch.
 
     Attributes:
-        blocks: correction of F0 [Eh].
+        blocks: correction of F0, the mean over both spins [Eh].
         atom_energy: atomic energies of the fast mode [Eh], shape (atom,), float64.
+        spin_blocks: (F_alpha - F_beta) / 2 [Eh], zero for closed shells; None if the batch holds no other.
+        potential: of the excess charge at each atom [Eh], shape (atom,); None if the batch holds no ion.
     """
 
     blocks: Blocks
     atom_energy: Tensor
+    spin_blocks: Blocks | None = None
+    potential: Tensor | None = None
+
+    def correction(self, blocks: BlockMap, batch: Batch, overlap: Tensor) -> Tensor:
+        """F - F0 [Eh], shape (molecule, spin, ao, ao); the spin axis has one entry without `spin_blocks`.
+
+        Args:
+            blocks: block map of the batch.
+            batch: the molecules.
+            overlap: overlap matrices, shape (molecule, ao, ao).
+        """
+        mean = blocks.assemble(self.blocks)
+        if self.potential is not None:
+            mean = mean + potential_matrix(self.potential, overlap.to(mean.dtype), batch)
+        if self.spin_blocks is None:
+            return mean.unsqueeze(1)
+        difference = blocks.assemble(self.spin_blocks)
+        return torch.stack([mean + difference, mean - difference], dim=1)
 
 
 class RadialEmbedding(nn.Module):
@@ -120,6 +145,16 @@ class FockNetwork(nn.Module):
         self.pair_readout = PairReadout(slots, widths, n * n)
         self.atom_readout = AtomReadout(slots, channels)
         self.energy_readout = EnergyReadout(config.natural, n)
+        # what not every network has comes last, so that the random weights of all else do not depend on it
+        if config.charges or config.open_shells:
+            self.state_embedding = StateEmbedding(
+                n, config.natural, widths[0], charges=config.charges, open_shells=config.open_shells
+            )
+        if config.charges:
+            self.charge_potential = ChargePotential(config.natural, n)
+        if config.open_shells:
+            self.spin_pair_readout = PairReadout(slots, widths, n * n)
+            self.spin_atom_readout = AtomReadout(slots, channels)
         # constant matrices are made in float64 and rounded once
         self.to(dtype)
 
@@ -134,7 +169,11 @@ class FockNetwork(nn.Module):
         Args:
             batch: the molecules, with pairs within `config.cutoff`.
             frames: float64 bond frames up to `l_max`.
+
+        Raises:
+            ValueError: for an open shell that the network does not cover.
         """
+        charged, open_shells = self._special(batch)
         element = self.slots.element_index(batch.numbers)
         i, j = batch.pair
         pair_type = element[i] * len(self.slots.elements) + element[j]
@@ -143,26 +182,54 @@ class FockNetwork(nn.Module):
         cut = envelope(frames.distance, self.config.cutoff)
         radial = self.radial(frames.distance, pair_type)
         near = envelope(frames.distance, min(self.config.reach, self.config.cutoff))
-        feature = self._initial(element, radial, near, batch.pair, frames.wigner)
-        state = [self.start(radial)]
+        scalars, begun = self.embedding[element], self.start(radial)
+        if charged or open_shells:
+            of_atom, of_bond = self.state_embedding(batch, element)
+            scalars, begun = scalars + of_atom, begun + of_bond
+        feature = self._initial(scalars, radial, near, batch.pair, frames.wigner)
+        state = [begun]
         state += [radial.new_zeros(len(i), *((2,) if k > 1 else ()), w) for k, w in enumerate(self.widths) if k]
         for layer, bond in enumerate(self.bonds):
             state = bond(feature, state, radial, batch.pair, frames.wigner)
             if layer < len(self.messages):
                 message = self.messages[layer](state, near, batch.pair, frames.wigner, n_atoms)
                 feature = self.updates[layer](feature, message)
-        block = self.pair_readout(state, pair_type, frames.distance) * cut[:, None, None]
         rotation = frames.slot_rotation(self.slots)
-        block = rotation @ block @ rotation.mT
-        block = 0.5 * (block + block.index_select(0, batch.reverse).mT)
-        energy = self.energy_readout(feature[0][:, 0], element)
-        return NetworkOutput(Blocks(self.atom_readout(feature, element), block), energy)
+
+        def read(pair_readout: PairReadout, atom_readout: AtomReadout) -> Blocks:
+            block = pair_readout(state, pair_type, frames.distance) * cut[:, None, None]
+            block = rotation @ block @ rotation.mT
+            return Blocks(atom_readout(feature, element), 0.5 * (block + block.index_select(0, batch.reverse).mT))
+
+        spin_blocks = None
+        if open_shells:
+            spin_blocks = read(self.spin_pair_readout, self.spin_atom_readout)
+            # of closed shells in the batch, too, which have no difference of the spins
+            is_open = (batch.spin != 0).to(self.dtype)[batch.molecule][:, None, None]
+            spin_blocks = Blocks(spin_blocks.diagonal * is_open, spin_blocks.off_diagonal * is_open[i])
+        invariant = feature[0][:, 0]
+        return NetworkOutput(
+            read(self.pair_readout, self.atom_readout),
+            self.energy_readout(invariant, element),
+            spin_blocks,
+            self.charge_potential(invariant, element, batch) if charged else None,
+        )
+
+    def _special(self, batch: Batch) -> tuple[bool, bool]:
+        """Whether the batch holds ions that the network is to see, and whether it holds open shells."""
+        for molecule in batch.molecules:
+            if molecule.spin and not self.config.open_shells:
+                raise ValueError(
+                    f"{molecule.name or molecule.formula} has {molecule.spin} unpaired electrons, but this network is "
+                    "for closed shells only (open_shells = false)"
+                )
+        return self.config.charges and any(m.charge for m in batch.molecules), any(m.spin for m in batch.molecules)
 
     def _initial(
-        self, element: Tensor, radial: Tensor, near: Tensor, pair: Tensor, wigner: tuple[Tensor, ...]
+        self, scalars: Tensor, radial: Tensor, near: Tensor, pair: Tensor, wigner: tuple[Tensor, ...]
     ) -> list[Tensor]:
-        """Element embedding, and radial functions times spherical harmonics summed over the neighbours."""
-        n_atoms, natural = len(element), self.config.natural
+        """Scalars of each atom, and radial functions times spherical harmonics summed over the neighbours."""
+        n_atoms, natural = len(scalars), self.config.natural
         weights = (self.first(radial) * near[:, None]).view(-1, self.l_max + 1, natural)
         feature, message = [], []
         for l, (n, u) in enumerate(self.channels):
@@ -171,7 +238,7 @@ class FockNetwork(nn.Module):
             summed = term.new_zeros(n_atoms, 2 * l + 1, n).index_add(0, pair[0], term)
             message.append(torch.cat([summed, summed.new_zeros(n_atoms, 2 * l + 1, u)], -1) if u else summed)
             feature.append(torch.zeros_like(message[-1]))
-        feature[0] = self.embedding[element][:, None]
+        feature[0] = scalars[:, None]
         return self.first_update(feature, message)
 
 

@@ -1,8 +1,10 @@
-"""Atomic charges from populations of the AOs. Both depend strongly on the basis set: compare within one basis only."""
+"""Atomic charges and spins from populations of the AOs.
+
+Both kinds depend strongly on the basis set: compare within one basis only.
+"""
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from mlsemi.batch import Batch
@@ -22,7 +24,7 @@ def mulliken_charges(density: Tensor, overlap: Tensor, batch: Batch) -> Tensor:
     Returns:
         Charges [e], shape (atom,).
     """
-    return _charges((density * overlap.mT).sum(-1), batch)
+    return batch.numbers - mulliken_populations(density, overlap, batch)
 
 
 def loewdin_charges(density: Tensor, overlap: Tensor, batch: Batch) -> Tensor:
@@ -39,19 +41,20 @@ def loewdin_charges(density: Tensor, overlap: Tensor, batch: Batch) -> Tensor:
     Returns:
         Charges [e], shape (atom,).
     """
+    return batch.numbers - loewdin_populations(density, overlap, batch)
+
+
+def mulliken_populations(density: Tensor, overlap: Tensor, batch: Batch) -> Tensor:
+    """Electrons of a density on each atom, as in `mulliken_charges`, or unpaired ones; shape (atom,)."""
+    return _on_atoms((density * overlap.mT).sum(-1), batch)
+
+
+def loewdin_populations(density: Tensor, overlap: Tensor, batch: Batch) -> Tensor:
+    """Electrons of a density on each atom, as in `loewdin_charges`, or unpaired ones; shape (atom,)."""
     root = square_root(overlap, batch.ao_mask)
-    return _charges(((root @ density) * root).sum(-1), batch)
+    return _on_atoms(((root @ density) * root).sum(-1), batch)
 
 
-def _charges(population: Tensor, batch: Batch) -> Tensor:
-    """Charges of the atoms from the populations of the AOs, shape (molecule, ao)."""
-    on_atom = population.new_zeros(len(batch.numbers)).index_add(0, _atom_of_ao(batch), population[batch.ao_mask])
-    return batch.numbers - on_atom
-
-
-def _atom_of_ao(batch: Batch) -> Tensor:
-    """Atom of each AO of the batch, molecule after molecule and without padding, shape (ao,)."""
-    before = torch.cumsum(batch.n_ao, 0) - batch.n_ao
-    starts = before[batch.molecule] + batch.ao_offset
-    marks = torch.zeros(int(batch.n_ao.sum()), dtype=torch.int64, device=batch.numbers.device)
-    return marks.index_add(0, starts, torch.ones_like(starts)).cumsum(0) - 1
+def _on_atoms(population: Tensor, batch: Batch) -> Tensor:
+    """Sums over the AOs of each atom of populations of shape (molecule, ao)."""
+    return population.new_zeros(len(batch.numbers)).index_add(0, batch.ao_atom, population[batch.ao_mask])

@@ -33,7 +33,7 @@ class ModelGuess:
     path: Path
 
     def __call__(self, molecule: Molecule) -> np.ndarray:
-        """The predicted density, shape (1, ao, ao), in mlsemi's AO order.
+        """The predicted density, shape (spin, ao, ao), in mlsemi's AO order.
 
         Raises:
             ValueError: if the model does not cover the molecule; `check` says so beforehand.
@@ -42,7 +42,7 @@ class ModelGuess:
 
         engine = _engine(str(self.path))
         with torch.no_grad():
-            return engine(engine.batch([molecule])).state.density.numpy()
+            return engine(engine.batch([molecule])).state.density[0].numpy()
 
     @property
     def header(self) -> Header:
@@ -73,10 +73,10 @@ class ModelGuess:
         for molecule in molecules:
             try:
                 refuse_uncovered(molecule, model=header.name, elements=header.elements, domain=header.domain)
-                if molecule.spin:
+                if molecule.spin and not header.network.open_shells:
                     raise ValueError(
-                        f"{molecule.name or molecule.formula} has spin (2S) {molecule.spin}, and models give closed "
-                        "shells only"
+                        f"{molecule.name or molecule.formula} has spin (2S) {molecule.spin}, and this model is for "
+                        "closed shells"
                     )
             except ValueError as error:
                 refused.append(str(error))

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from pyscf import dft, gto, scf
@@ -18,7 +19,9 @@ from mlsemi.basis import Basis
 from mlsemi.layout import AOLayout
 from mlsemi.molecule import Molecule, symbol_of
 from mlsemi.observables import Observables
-from mlsemi.reference.two_grid import State, commutator, solve_two_grid
+from mlsemi.reference.degeneracy import reasons
+from mlsemi.reference.stability import UNSTABLE, lowest_curvature, rotated
+from mlsemi.reference.two_grid import State, commutator, keep_orbital_values, solve_two_grid
 
 InitialDensity = Callable[[Molecule], np.ndarray]
 """Start of the SCF: molecule to density, shape (spin, ao, ao), in mlsemi's AO order."""
@@ -30,8 +33,14 @@ COARSE_LEVEL = 0
 RESIDUAL_TOLERANCE = 1e-6
 """Default of the largest element of |F D S - S D F| [Eh]."""
 
-DEGENERACY_GAP = 1e-3
-"""Below this HOMO-LUMO gap of one spin [Eh] the occupation is a matter of choice, and so is the label."""
+_MAX_DESCENTS = 3
+_FOLLOWED = "+lower"
+_DESCENT = 1e-7
+"""A solution is taken for another, lower one if its energy is this much lower [Eh]: turning a degenerate state about
+its axis is no descent."""
+
+_FAILURES = (ArithmeticError, AssertionError, LookupError, RuntimeError, ValueError)
+"""What linear algebra and PySCF raise on an SCF that goes astray (numpy's LinAlgError is a ValueError)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,11 +48,14 @@ class Label:
     """Result of `solve`.
 
     Attributes:
-        observables: energy, fock, overlap, density, orbitals, dipole, gradient (if asked for), residual, seconds.
+        observables: energy, fock, overlap, density, orbitals, dipole, gradient (if asked for), residual, seconds,
+            warnings (why it is degenerate, and whether a lower solution was found than the first).
         resolved_functional: what the method's name means in this PySCF, see `resolve_functional`.
-        scheme: 'two-grid', 'plain' (PySCF's SCF) or 'newton' (second-order SCF).
+        scheme: 'two-grid', 'plain' (PySCF's SCF) or 'newton' (second-order SCF); '+lower' after it if the first
+            solution was unstable.
         fock_builds: Fock matrices built on the reference grid.
-        degenerate: the gap of a spin is below `DEGENERACY_GAP`, or negative.
+        degenerate: the density is not unique, see `mlsemi.reference.degeneracy`; the reason is in the warnings.
+        coarse_builds: Fock matrices built on the coarse grid besides.
     """
 
     observables: Observables
@@ -51,6 +63,7 @@ class Label:
     scheme: str
     fock_builds: int
     degenerate: bool
+    coarse_builds: int = 0
 
 
 class NotConvergedError(RuntimeError):
@@ -116,6 +129,7 @@ def solve(
     gradient: bool = False,
     residual_tolerance: float = RESIDUAL_TOLERANCE,
     initial_density: InitialDensity | None = None,
+    stability: bool | None = None,
     max_memory_mb: float = 4000,
 ) -> Label:
     """Self-consistent field of one molecule.
@@ -127,6 +141,8 @@ def solve(
         gradient: also the nuclear gradient.
         residual_tolerance: largest element of |F D S - S D F| that is accepted [Eh].
         initial_density: start of the SCF; PySCF's minao by default.
+        stability: look for a lower solution of the same spin along the orbital rotations (internal stability) and
+            follow it; by default for open shells only.
         max_memory_mb: memory that PySCF may use [MB].
 
     Raises:
@@ -141,19 +157,84 @@ def solve(
     density = None
     if initial_density is not None:
         density = _start(layout.to_pyscf(np.asarray(initial_density(molecule), dtype=np.float64)), molecule.spin)
+    solution = _solution(mol, method, density, residual_tolerance)
+    warnings: tuple[str, ...] = ()
+    if stability or (stability is None and mol.spin > 0):
+        solution, warnings = _stable(method, solution, residual_tolerance)
+    field, state = solution
+    observables = _observables(field, state, layout, gradient=gradient)
+    degenerate = reasons(molecule, layout, observables)
+    observables = replace(observables, warnings=degenerate + warnings, seconds=time.perf_counter() - start)
+    return Label(observables, resolved, state.scheme, state.fock_builds, bool(degenerate), state.coarse_builds)
+
+
+def _solution(mol: gto.Mole, method: str, density: np.ndarray | None, tolerance: float) -> tuple[Any, State]:
+    """Mean-field object and its self-consistent state, by the first scheme that reaches the tolerance."""
     field = mean_field(mol, method, GRID_LEVEL)
     two_grid = isinstance(field, dft.rks.KohnShamDFT) and not field.do_nlc()
-    attempts = [_two_grid] * two_grid + [_plain, _newton]
-    residuals = []
-    for attempt in attempts:
-        state = attempt(field, density, residual_tolerance)
-        if state.residual <= residual_tolerance:
-            observables = _observables(field, state, layout, gradient=gradient, seconds=time.perf_counter() - start)
-            return Label(observables, resolved, state.scheme, state.fock_builds, _is_degenerate(observables))
-        residuals.append(f"{state.scheme} {state.residual:.1e}")
+    reached = []
+    for attempt in [_two_grid] * two_grid + [_plain, _newton]:
+        scheme = attempt.__name__.strip("_").replace("_", "-")
+        try:
+            state = attempt(field, density, tolerance)
+        except _FAILURES as error:
+            # what it left in the object is of no use, and may be memory
+            field = mean_field(mol, method, GRID_LEVEL)
+            reached.append(f"{scheme} {type(error).__name__}: {error}")
+            continue
+        if state.residual <= tolerance:
+            return field, state
+        reached.append(f"{scheme} {state.residual:.1e}")
     raise NotConvergedError(
-        f"SCF not converged to a residual of {residual_tolerance:g} Eh; |FDS-SDF| reached: {', '.join(residuals)}"
+        f"SCF not converged to a residual of {tolerance:g} Eh; |FDS-SDF| reached: {', '.join(reached)}"
     )
+
+
+def _stable(method: str, solution: tuple[Any, State], tolerance: float) -> tuple[tuple[Any, State], tuple[str, ...]]:
+    """A solution without a lower one next to it, and a warning if it is not the one that was given.
+
+    The orbital Hessian is that of the coarse grid, whose exchange-correlation kernel is the same to a few percent at a
+    tenth of the cost; what is found is converged as any other, and taken if its energy is lower.
+    """
+    field, first = solution
+    for _ in range(_MAX_DESCENTS):
+        field, state = solution
+        start = _descent(field, method, state)
+        if start is None:
+            break
+        try:
+            lower = _solution(field.mol, method, start, tolerance)
+        except NotConvergedError:
+            break
+        if lower[1].energy > state.energy - _DESCENT:
+            break
+        scheme = lower[1].scheme + _FOLLOWED
+        builds = state.fock_builds + lower[1].fock_builds
+        solution = lower[0], replace(lower[1], scheme=scheme, fock_builds=builds)
+    drop = first.energy - solution[1].energy
+    return solution, (f"the first SCF solution was unstable, by {drop:.1e} Eh",) if drop else ()
+
+
+def _descent(field, method: str, state: State) -> np.ndarray | None:  # noqa: ANN001
+    """A density beyond which the energy falls, in PySCF's shape; None if the state is stable."""
+    coarse = mean_field(field.mol, method, COARSE_LEVEL)
+    coarse._eri = field._eri
+    kohn_sham = isinstance(coarse, dft.rks.KohnShamDFT)
+    if kohn_sham:
+        coarse.grids.build(with_non0tab=True)
+        keep_orbital_values(coarse, field.mol.max_memory / 8)
+    coarse.mo_energy, coarse.mo_coeff = coarse.eig(state.fock, coarse.get_ovlp())
+    coarse.mo_occ = coarse.get_occ(coarse.mo_energy, coarse.mo_coeff)
+    try:
+        curvature, direction = lowest_curvature(coarse)
+    except _FAILURES:
+        return None
+    finally:
+        if kohn_sham:
+            coarse._numint.__dict__.pop("block_loop", None)  # holds the object that holds it
+    if curvature > UNSTABLE:
+        return None
+    return np.asarray(coarse.make_rdm1(rotated(coarse, direction), coarse.mo_occ))
 
 
 def mean_field(mol: gto.Mole, method: str, level: int):  # noqa: ANN202 (PySCF has no useful types)
@@ -177,7 +258,8 @@ def _start(density: np.ndarray, spin: int) -> np.ndarray:
 
 def _two_grid(field, density: np.ndarray | None, tolerance: float) -> State:  # noqa: ANN001
     """Coarse grid with corrections from the reference grid."""
-    return solve_two_grid(field, mean_field(field.mol, field.xc, COARSE_LEVEL), density, tolerance)
+    coarse = mean_field(field.mol, field.xc, COARSE_LEVEL)
+    return solve_two_grid(field, coarse, density, tolerance, good_start=density is not None)
 
 
 def _evaluated(field, solver, scheme: str) -> State:  # noqa: ANN001
@@ -206,7 +288,7 @@ def _newton(field, density: np.ndarray | None, tolerance: float) -> State:  # no
     return _evaluated(field, solver, "newton")
 
 
-def _observables(field, state: State, layout: AOLayout, *, gradient: bool, seconds: float) -> Observables:  # noqa: ANN001
+def _observables(field, state: State, layout: AOLayout, *, gradient: bool) -> Observables:  # noqa: ANN001
     """Everything that is stored, in mlsemi's order and with a spin axis."""
     mol = field.mol
     overlap = field.get_ovlp()
@@ -237,16 +319,4 @@ def _observables(field, state: State, layout: AOLayout, *, gradient: bool, secon
         dipole=dipole,
         gradient=forces,
         residual=state.residual,
-        seconds=seconds,
     )
-
-
-def _is_degenerate(observables: Observables) -> bool:
-    """Whether the gap of a spin is below `DEGENERACY_GAP` (or negative)."""
-    energies, occupations = observables.mo_energy, observables.mo_occ
-    assert energies is not None and occupations is not None
-    for eps, occ in zip(energies, occupations, strict=True):
-        filled = occ > 0
-        if filled.any() and not filled.all() and eps[~filled].min() - eps[filled].max() < DEGENERACY_GAP:
-            return True
-    return False

@@ -21,6 +21,7 @@ _MAX_FINE_BUILDS = 6
 _MAX_CYCLES = 30
 _HISTORY = 8
 _FIRST_THRESHOLD = 1e-3
+_GOOD_START_THRESHOLD = 1e-5
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,6 +35,7 @@ class State:
         residual: largest element of |F D S - S D F| [Eh].
         scheme: how it was found.
         fock_builds: Fock matrices built on the reference grid.
+        coarse_builds: Fock matrices built on the coarse grid besides.
     """
 
     density: np.ndarray
@@ -42,6 +44,7 @@ class State:
     residual: float
     scheme: str
     fock_builds: int
+    coarse_builds: int = 0
 
 
 def commutator(fock: np.ndarray, density: np.ndarray, overlap: np.ndarray) -> np.ndarray:
@@ -50,7 +53,14 @@ def commutator(fock: np.ndarray, density: np.ndarray, overlap: np.ndarray) -> np
     return product - np.swapaxes(product, -1, -2)
 
 
-def solve_two_grid(fine, coarse, density: np.ndarray | None, tolerance: float) -> State:  # noqa: ANN001
+def solve_two_grid(
+    fine,  # noqa: ANN001
+    coarse,  # noqa: ANN001
+    density: np.ndarray | None,
+    tolerance: float,
+    *,
+    good_start: bool = False,
+) -> State:
     """The scheme of the module's docstring.
 
     Args:
@@ -58,21 +68,26 @@ def solve_two_grid(fine, coarse, density: np.ndarray | None, tolerance: float) -
         coarse: the same with the coarse grid.
         density: start; PySCF's guess by default.
         tolerance: residual that ends it; the residual of what is returned may be larger [Eh].
+        good_start: the start is so near that the correction is worth computing there, before any cycle: one step of
+            loose convergence less. The values of the orbitals on the reference grid are then not kept, as they are
+            needed three times or less.
     """
     mol = fine.mol
-    quadrature = fine._numint.nr_rks if mol.spin == 0 else fine._numint.nr_uks
+    good_start = good_start and density is not None
     for field in (coarse, fine):
         field.grids.build(with_non0tab=True)
-        _keep_orbital_values(field, mol.max_memory / 8)
+        if field is coarse or not good_start:
+            keep_orbital_values(field, mol.max_memory / 8)
     solver = _CoarseSolver(coarse)
     density = coarse.get_init_guess() if density is None else density
-    threshold = _FIRST_THRESHOLD
     fine_builds = 0
+    threshold = _FIRST_THRESHOLD
+    if good_start:
+        solver.correct(_fine_minus_coarse(fine, coarse, density)[1])
+        fine_builds, threshold = 1, _GOOD_START_THRESHOLD
     while True:
         density, veff, converged = solver.converge(density, threshold)
-        _, exc_fine, vxc_fine = quadrature(mol, fine.grids, fine.xc, density)
-        _, exc_coarse, vxc_coarse = quadrature(mol, coarse.grids, fine.xc, density)
-        correction = np.asarray(vxc_fine - vxc_coarse)
+        exc, correction = _fine_minus_coarse(fine, coarse, density)
         fock = np.asarray(solver.core + veff + correction)
         residual = float(np.abs(commutator(fock, np.asarray(density), solver.overlap)).max())
         fine_builds += 1
@@ -81,11 +96,20 @@ def solve_two_grid(fine, coarse, density: np.ndarray | None, tolerance: float) -
         solver.correct(correction)
         # the next step gains two orders or more: its SCF must not be what limits it
         threshold = max(min(threshold, residual) * 1e-3, tolerance * 0.1)
-    energy = float(coarse.energy_elec(density, solver.core, veff)[0] + exc_fine - exc_coarse + mol.energy_nuc())
+    energy = float(coarse.energy_elec(density, solver.core, veff)[0] + exc + mol.energy_nuc())
     fine._eri = coarse._eri
     for field in (coarse, fine):  # the replaced method holds the object that holds it: gigabytes for the collector
         field._numint.__dict__.pop("block_loop", None)
-    return State(np.asarray(density), fock, energy, residual, "two-grid", fine_builds)
+    return State(np.asarray(density), fock, energy, residual, "two-grid", fine_builds, solver.builds)
+
+
+def _fine_minus_coarse(fine, coarse, density: np.ndarray) -> tuple[float, np.ndarray]:  # noqa: ANN001
+    """What the reference grid adds to the exchange-correlation energy [Eh] and potential [Eh] of a density."""
+    mol = fine.mol
+    quadrature = fine._numint.nr_rks if mol.spin == 0 else fine._numint.nr_uks
+    _, exc_fine, vxc_fine = quadrature(mol, fine.grids, fine.xc, density)
+    _, exc_coarse, vxc_coarse = quadrature(mol, coarse.grids, fine.xc, density)
+    return float(exc_fine - exc_coarse), np.asarray(vxc_fine - vxc_coarse)
 
 
 class _CoarseSolver:
@@ -99,6 +123,7 @@ class _CoarseSolver:
         self._orthogonal = vectors[:, kept] / np.sqrt(values[kept])
         self._correction = np.zeros_like(self.overlap)
         self._veff = np.zeros_like(self.overlap)
+        self.builds = 0
         self._densities: deque[np.ndarray] = deque(maxlen=_HISTORY)
         self._focks: deque[np.ndarray] = deque(maxlen=_HISTORY)
         self._errors: deque[np.ndarray] = deque(maxlen=_HISTORY)
@@ -113,6 +138,7 @@ class _CoarseSolver:
         for _ in range(_MAX_CYCLES):
             if not self._densities or self._densities[-1] is not density:
                 self._veff = field.get_veff(field.mol, density)
+                self.builds += 1
                 self._append(density, np.asarray(self.core + self._veff))
             error = commutator(self._focks[-1] + self._correction, np.asarray(density), self.overlap)
             if np.abs(error).max() < threshold:
@@ -152,7 +178,7 @@ class _CoarseSolver:
         return np.tensordot(weights, np.array(self._focks), axes=1) + self._correction
 
 
-def _keep_orbital_values(field, max_memory_mb: float) -> None:  # noqa: ANN001
+def keep_orbital_values(field, max_memory_mb: float) -> None:  # noqa: ANN001
     """Evaluate the atomic orbitals on the grid once, if they fit into the memory that is given for them [MB]."""
     components = 1 if field._numint._xc_type(field.xc) == "LDA" else 4
     if field.grids.size * field.mol.nao * components * 8e-6 > max_memory_mb:

@@ -58,7 +58,7 @@ class TrainingConfig:
         batch: molecules in a step.
         learning_rate: peak of the schedule.
         warmup: steps of linear warm-up; a cosine to zero follows.
-        weight_decay: of AdamW.
+        weight_decay: decoupled, see `mlsemi.train.optimizer`.
         clip: largest norm of the gradient.
         ema: decay of the moving average of the weights, which is what is validated and saved.
         seed: of weights and order.
@@ -164,6 +164,8 @@ def _section(kind: type, values: Any, key: str, path: Path) -> Any:
         wanted = int if kind_of.startswith("int") else (int, float)
         if numeric and (isinstance(value, bool) or not isinstance(value, wanted)):
             raise ValueError(f"{path}: [{key}] {k} = {value!r} must be {'an integer' if wanted is int else 'a number'}")
+        if kind_of == "bool" and not isinstance(value, bool):
+            raise ValueError(f"{path}: [{key}] {k} = {value!r} must be true or false")
         if kind_of.startswith("tuple"):
             member = int if "int" in kind_of else str
             if not isinstance(value, tuple) or not value or not all(type(v) is member for v in value):

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from mlsemi.basis import Basis
 from mlsemi.batch import Batch
+from mlsemi.calibration import spread
 from mlsemi.checkpoint import Header
 from mlsemi.data.pack import check_encoding, whole_fock
 from mlsemi.data.smiles import side_of
@@ -25,7 +26,8 @@ from mlsemi.molecule import Molecule, symbol_of
 from mlsemi.processes import SINGLE_THREAD, environment, follow, stop
 from mlsemi.properties.multipoles import dipole
 from mlsemi.state import ElectronicState, solve_state
-from mlsemi.train.metrics import Row, State, average, by_class, state_errors
+from mlsemi.train.metrics import Row, State, average, by_class, by_group, state_errors
+from mlsemi.train.samples import stored_fock
 
 SPLITS = ("all", "train", "validation", "test")
 _BATCH_AOS = 400
@@ -55,6 +57,7 @@ class Evaluation:
         parity: for the plots.
         metrics: averages over the molecules, by name with unit.
         classes: brief averages by number of heavy atoms; empty for a single formula.
+        groups: averages of closed and open shells, neutral and charged molecules, where there are both.
         warnings: what the reader should know.
     """
 
@@ -62,6 +65,7 @@ class Evaluation:
     parity: Parity
     metrics: dict[str, float]
     classes: dict[str, dict[str, float]]
+    groups: dict[str, dict[str, float]]
     warnings: tuple[str, ...]
 
 
@@ -106,9 +110,13 @@ def check_labels(header: Header, store: LabelStore, molecules: Sequence[Molecule
             f"{header.basis.name!r}{' (other functions)' if store.basis.name == header.basis.name else ''}: take "
             "labels in its basis"
         )
-    known = header.domain.get("charges")
-    outside = sorted({m.charge for m in molecules} - set(known)) if known else []
-    return (f"charges {outside} were not among the labels that the model was trained on",) if outside else ()
+    found = []
+    for name, values in (("charges", {m.charge for m in molecules}), ("spins", {m.spin for m in molecules})):
+        known = header.domain.get(name)
+        outside = sorted(values - set(known)) if known else []
+        if outside:
+            found.append(f"{name} {outside} were not among the labels that the model was trained on")
+    return tuple(found)
 
 
 def evaluate(
@@ -139,20 +147,50 @@ def evaluate(
     warnings = _reference_warnings(header) if variational else []
     check_encoding(store, engine)
     molecules = {i: store.molecule(i) for i in indices}
-    open_shells = [i for i in indices if molecules[i].spin]
-    used = [i for i in indices if not molecules[i].spin]
-    if not used:
-        raise ValueError(f"all {len(indices)} labels chosen from {store.path} are open shells: not covered yet")
-    warnings += check_labels(header, store, [molecules[i] for i in used])
-    if open_shells:
-        warnings.append(f"{len(open_shells)} labels of open shells were left out")
+    used, left_out = _usable(header, store, indices, molecules)
+    warnings += [*check_labels(header, store, [molecules[i] for i in used]), *left_out]
     say = report or (lambda stage, done, total, rate: None)
     rows, parity, densities = _predict_all(engine, store, used, molecules, keep=variational, say=say)
     if variational:
         failed = _variational_all(header, [molecules[i] for i in used], densities, rows, jobs=jobs, say=say)
         if failed:
             warnings.append(f"{len(failed)} variational energies failed, the first: {failed[0]}")
-    return Evaluation(rows, parity, average(rows), by_class(rows), tuple(warnings))
+        _correct_all(header, rows)
+    metrics = average(rows, header.calibration)
+    return Evaluation(rows, parity, metrics, by_class(rows), by_group(rows), tuple(warnings))
+
+
+def _correct_all(header: Header, rows: Sequence[Row]) -> None:
+    """Adds the errors of the corrected energies, if the model has a correction."""
+    from mlsemi.reference.modes import stored_correction
+
+    correction = stored_correction(header)
+    if correction is None:
+        return
+    for row in rows:
+        if "energy_variational_estimate" in row:
+            estimate = float(row["energy_variational_estimate"])
+            row["energy_corrected_error"] = float(row["energy_variational_error"]) - correction.factor * estimate
+            row["energy_corrected_estimate"] = estimate
+
+
+def _usable(
+    header: Header, store: LabelStore, indices: Sequence[int], molecules: dict[int, Molecule]
+) -> tuple[list[int], list[str]]:
+    """The labels that can be compared with, and how many others there are."""
+    unique = [i for i in indices if not store.is_degenerate(i)]
+    used = [i for i in unique if header.network.open_shells or not molecules[i].spin]
+    said = []
+    if len(unique) < len(indices):
+        said.append(
+            f"{len(indices) - len(unique)} labels of states that are not unique (degenerate frontier orbitals) were "
+            "left out"
+        )
+    if len(used) < len(unique):
+        said.append(f"{len(unique) - len(used)} labels of open shells, which the model does not cover, were left out")
+    if not used:
+        raise ValueError(f"none of the {len(indices)} labels chosen from {store.path} can be used: {'; '.join(said)}")
+    return used, said
 
 
 def _reference_warnings(header: Header) -> list[str]:
@@ -178,7 +216,8 @@ def _predict_all(
 ) -> tuple[list[Row], Parity, list[np.ndarray]]:
     """Rows, parity and, where `keep`, densities, in the order of `indices`."""
     n_ao = {i: sum(map(engine.basis.n_ao, molecules[i].numbers.tolist())) for i in indices}
-    order = sorted(range(len(indices)), key=lambda k: n_ao[indices[k]])
+    # open shells by themselves: they have two Fock matrices
+    order = sorted(range(len(indices)), key=lambda k: (molecules[indices[k]].spin > 0, n_ao[indices[k]]))
     rows: list[Row] = [{} for _ in indices]
     densities = [np.zeros(0)] * len(indices)
     total = sum(n_ao[i] ** 2 for i in indices)
@@ -189,7 +228,8 @@ def _predict_all(
         size = 0
         for k in order[done:]:
             size += n_ao[indices[k]]
-            if members and size > _BATCH_AOS:
+            mixed = members and (molecules[indices[members[0]]].spin > 0) != (molecules[indices[k]].spin > 0)
+            if members and (size > _BATCH_AOS or mixed):
                 break
             members.append(k)
         records = [store.record(indices[k]) for k in members]
@@ -216,48 +256,55 @@ def _predict_batch(
     """Row and density of each molecule of a batch."""
     batch = engine.batch([r.molecule for r in records])
     with torch.no_grad():
-        prediction = engine(batch, dipole=True)
+        prediction = engine(batch, dipole=True, with_members=True)
         state, exact = prediction.state, prediction.integrals
         reference = _reference_state(engine, store, records, batch, prediction)
         assert exact.dipole is not None
-        moments = dipole(state.density, exact.dipole, batch)
+        moments = dipole(state.total_density, exact.dipole, batch)
     matrices = (state.fock, reference.fock, exact.baseline.fock, state.overlap, state.density)
     fock, fock_ref, baseline, overlap, density = (_numpy(m) for m in matrices)
     mo_energy, mo_coeff, mo_energy_ref, mo_coeff_ref, dipoles = (
         _numpy(x) for x in (state.mo_energy, state.mo_coeff, reference.mo_energy, reference.mo_coeff, moments)
     )
+    n_occupied = (state.mo_occ > 0).sum(-1).tolist()
+    assert prediction.member_energy is not None
+    spreads = spread(_numpy(prediction.energy), _numpy(prediction.member_energy)) if len(engine.members) else None
     for k, record in enumerate(records):
         n, mol, obs = int(batch.n_ao[k]), record.molecule, record.observables
-        cut = (k, slice(n), slice(n))
-        n_occupied = int((state.mo_occ[k] > 0).sum())
-        found = State(fock[cut], mo_energy[k, :n], mo_coeff[cut])
-        energies = mo_energy_ref[k, :n]
-        if obs.mo_energy is not None and obs.mo_energy.shape[-1] == n:
-            energies = obs.mo_energy[0]
-        wanted = State(fock_ref[cut], energies, mo_coeff_ref[cut])
+        cut, cut_both = (k, slice(n), slice(n)), (k, slice(None), slice(n), slice(n))
+        energies = mo_energy_ref[k, :, :n]
+        if obs.mo_energy is not None and obs.mo_energy.shape == energies.shape:
+            energies = obs.mo_energy
+        found = State(fock[cut_both], mo_energy[k, :, :n], mo_coeff[cut_both])
+        wanted = State(fock_ref[cut_both], energies, mo_coeff_ref[cut_both])
         row: Row = {
             "formula": mol.formula,
+            "charge": mol.charge,
+            "spin": mol.spin,
             "n_atoms": mol.n_atoms,
-            "n_heavy": int((mol.numbers > 1).sum()),
+            "n_heavy": mol.n_heavy_atoms,
             "n_ao": n,
-            **state_errors(found, wanted, overlap[cut], n_occupied),
-            "baseline_h_mae": float(np.abs(baseline[cut] - fock_ref[cut]).mean()),
+            **state_errors(found, wanted, overlap[cut], n_occupied[k]),
+            "baseline_h_mae": float(np.abs(baseline[cut] - fock_ref[cut_both]).mean()),
             "energy": float(obs.energy if obs.energy is not None else np.nan),
             "energy_fast": float(prediction.energy[k]),
         }
         row["energy_fast_error"] = float(row["energy_fast"]) - float(row["energy"])
-        chosen = random.random((n, n)) < fraction
+        if spreads is not None:
+            row["energy_fast_estimate"] = float(spreads[k])
+        chosen = random.random((len(n_occupied[k]), n, n)) < fraction
         parity.fock.append(np.stack([wanted.fock[chosen], found.fock[chosen]]))
-        parity.mo_energy.append(np.stack([wanted.mo_energy, found.mo_energy])[:, : n_occupied + 1])
-        if n > n_occupied:
-            ends = slice(n_occupied - 1, n_occupied + 1)
-            parity.gap.append(np.stack([np.diff(wanted.mo_energy[ends]), np.diff(found.mo_energy[ends])]))
+        for spin, occupied in enumerate(n_occupied[k]):
+            parity.mo_energy.append(np.stack([wanted.mo_energy[spin], found.mo_energy[spin]])[:, : occupied + 1])
+        ends = np.array([wanted.frontier(n_occupied[k]), found.frontier(n_occupied[k])])
+        if np.isfinite(ends).all():
+            parity.gap.append(np.diff(ends))
         if obs.dipole is not None:
             moment = dipoles[k]
             row["dipole_error"] = float(np.linalg.norm(moment - obs.dipole))
             row["dipole_norm_error"] = float(np.linalg.norm(moment) - np.linalg.norm(obs.dipole))
             parity.dipole.append(np.stack([obs.dipole, moment]))
-        yield row, density[cut]
+        yield row, density[cut_both]
 
 
 def _reference_state(
@@ -265,12 +312,7 @@ def _reference_state(
 ) -> ElectronicState:
     """States of the labelled Fock matrices."""
     baseline = prediction.integrals.baseline.fock
-    stored = torch.zeros_like(baseline)
-    for k, record in enumerate(records):
-        value = record.observables.fock
-        assert value is not None
-        stored[k, : value.shape[-1], : value.shape[-1]] = torch.from_numpy(value[0])
-    fock = whole_fock(store, stored, engine, batch, baseline)
+    fock = whole_fock(store, stored_fock(records, batch), engine, batch, baseline)
     return solve_state(fock, prediction.state.overlap, batch)
 
 
@@ -295,7 +337,7 @@ def _variational_all(
         row = rows[k]
         row["energy_variational"] = energy
         row["energy_variational_error"] = energy - float(row["energy"])
-        row["error_estimate"] = float("nan") if estimate is None else estimate
+        row["energy_variational_estimate"] = float("nan") if estimate is None else estimate
         if failure:
             failed.append(f"{molecules[k].name or molecules[k].formula}: {failure}")
         say("variational", done, len(rows), done / (time.perf_counter() - start))

@@ -29,13 +29,16 @@ from mlsemi.data.smiles import side_of
 from mlsemi.data.store import LabelStore, molecule_key
 from mlsemi.engine import Engine
 from mlsemi.frames import BondFrames
+from mlsemi.molecule import Molecule
 from mlsemi.train.config import Config
 from mlsemi.train.loss import loss_terms, total_loss
+from mlsemi.train.optimizer import MuonAdamW
 from mlsemi.train.samples import Sample, SampleBatch, collate, prepare
-from mlsemi.train.statistics import set_statistics
+from mlsemi.train.statistics import set_spin_statistics, set_statistics
 
 STATE = "state.pt"
 CURVES = "curves.csv"
+LEFT_OUT = "labels of states that are not unique (degenerate frontier orbitals) are left out"
 _MAX_BAD_STEPS = 20
 
 
@@ -49,6 +52,7 @@ class Progress:
         total: of how many.
         rate: of these per second.
         row: the last row of the curves, or None.
+        note: something to tell once.
     """
 
     stage: str
@@ -56,6 +60,7 @@ class Progress:
     total: int
     rate: float
     row: dict[str, float] | None = None
+    note: str = ""
 
 
 Report = Callable[[Progress], None]
@@ -137,9 +142,17 @@ def _setup(
                     f"label files of different methods: {first.resolved_functional!r} in {config.data.labels[0]}"
                     f" and {store.resolved_functional!r}: train on labels of one method"
                 )
-        parts = [split_labels(store, config) for store in stores]
+        whole = [split_labels(store, config) for store in stores]
+        parts = [without_degenerate(store, part) for store, part in zip(stores, whole, strict=True)]
+        left_out = sum(len(p[k]) for p in whole for k in (0, 1)) - sum(len(p[k]) for p in parts for k in (0, 1))
+        if not all(any(part[k] for part in parts) for k in (0, 1)):
+            raise ValueError("all labels to train on, or all to validate with, are of states that are not unique")
+        if left_out:
+            say(Progress("prepare", 0, 1, 0.0, note=f"{left_out} {LEFT_OUT}"))
         used = [store.molecule(i) for store, p in zip(stores, parts, strict=True) for i in (*p[0], *p[1])]
+        _check_states(config, used)
         header = _header(config, first, used, [sum(len(p[k]) for p in parts) for k in (0, 1)])
+        header = replace(header, training=dict(header.training) | {"labels_degenerate_left_out": left_out})
         header, engine = _begin(header, start)
         total, before, began = len(used), 0, time.perf_counter()
         prepared: list[list[Sample]] = [[], []]
@@ -155,9 +168,11 @@ def _setup(
     finally:
         for store in stores:
             store.close()
-    if start is None:
-        with torch.no_grad():
+    with torch.no_grad():
+        if start is None:
             set_statistics(engine, prepared[0])
+        elif header.network.open_shells and not checkpoint.read_header(start).network.open_shells:
+            set_spin_statistics(engine, prepared[0])
     return header, engine.to(config.training.device), prepared[0], prepared[1]
 
 
@@ -169,15 +184,12 @@ def _begin(header: checkpoint.Header, start: str | Path | None) -> tuple[checkpo
     """
     if start is None:
         return header, checkpoint.engine_of(header)
-    base, engine = checkpoint.load(start)
+    base, engine = checkpoint.load_extended(start, header.network)
     missing = sorted(set(header.elements) - set(base.elements))
     if missing:
         raise ValueError(f"the labels hold element(s) {missing}, which {start} does not cover: {list(base.elements)}")
-    for what in ("baseline", "network"):
-        if getattr(base, what) != getattr(header, what):
-            raise ValueError(
-                f"{start} has {what} {getattr(base, what)}, the configuration {getattr(header, what)}: they must agree"
-            )
+    if base.baseline != header.baseline:
+        raise ValueError(f"{start} has baseline {base.baseline!r}, the configuration {header.baseline!r}")
     if base.basis.content_hash(header.elements) != header.basis.content_hash(header.elements):
         raise ValueError(f"{start} is of basis {base.basis.name!r}, the labels of {header.basis.name!r}")
     provenance = {"name": base.name, "method": base.method, "training": dict(base.training)}
@@ -209,11 +221,33 @@ def split_labels(store: LabelStore, config: Config) -> tuple[list[int], list[int
     return parts
 
 
+def without_degenerate(store: LabelStore, part: tuple[list[int], list[int]]) -> tuple[list[int], list[int]]:
+    """The labels of a split whose state is unique."""
+    return [i for i in part[0] if not store.is_degenerate(i)], [i for i in part[1] if not store.is_degenerate(i)]
+
+
+def _check_states(config: Config, used: Sequence[Molecule]) -> None:
+    """Refuses labels that the network could not tell apart.
+
+    Raises:
+        ValueError: for open shells, or molecules of unlike charge, that the network is not made for.
+    """
+    opened = sum(m.spin != 0 for m in used)
+    if opened and not config.network.open_shells:
+        raise ValueError(
+            f"{opened} of {len(used)} labels are open shells: set [network] open_shells = true, or leave them out"
+        )
+    charges = sorted({m.charge for m in used})
+    if len(charges) > 1 and not config.network.charges:
+        raise ValueError(f"the labels have charges {charges}: set [network] charges = true, or leave the ions out")
+
+
 def _header(config: Config, store: LabelStore, used: Sequence[Any], counts: list[int]) -> checkpoint.Header:
     elements = tuple(sorted({z for m in used for z in m.numbers.tolist()}))
     domain = {
         "charges": sorted({m.charge for m in used}),
         "spins": sorted({m.spin for m in used}),
+        "states": sorted({(m.charge, m.spin) for m in used}),
         "max_atoms": max(m.n_atoms for m in used),
         "max_heavy_atoms": max(m.n_heavy_atoms for m in used),
         "formulas": sorted({m.formula for m in used}) if len({m.formula for m in used}) <= 20 else [],
@@ -256,8 +290,8 @@ class _Run:
         self.samples, self.validation = samples, validation
         settings = config.training
         self.parameters = dict(engine.network.named_parameters())
-        self.optimizer = torch.optim.AdamW(
-            self.parameters.values(), lr=settings.learning_rate, weight_decay=settings.weight_decay, betas=(0.9, 0.98)
+        self.optimizer = MuonAdamW(
+            self.parameters, learning_rate=settings.learning_rate, weight_decay=settings.weight_decay
         )
         self.average = {k: p.detach().clone() for k, p in self.parameters.items()}
         self.step = 0
@@ -270,7 +304,10 @@ class _Run:
         """What must not change between a run and its continuation."""
         data = self.header.to_json()
         config = data["training"]["config"]
-        return {k: config[k] for k in ("baseline", "data", "network", "loss")} | {
+        # what a network does not have is left out, so that states of before there was such a thing still fit
+        network = {k: v for k, v in config["network"].items() if v is not False}
+        return {k: config[k] for k in ("baseline", "data", "loss")} | {
+            "network": network,
             "labels": [data["training"][k] for k in ("labels_train", "labels_validation", "labels_sha256")],
             "training": {k: v for k, v in config["training"].items() if k not in ("steps", "device", "threads")},
             **{k: data["training"][k] for k in ("started_from",) if k in data["training"]},
@@ -376,9 +413,8 @@ class _Run:
     def _one_step(self, samples: SampleBatch) -> dict[str, Tensor]:
         """One optimizer step; an empty answer if the gradient was not finite and the step was left out."""
         settings = self.config.training
-        for group in self.optimizer.param_groups:
-            group["lr"] = self._learning_rate()
-        self.optimizer.zero_grad(set_to_none=True)
+        self.optimizer.set_learning_rate(self._learning_rate())
+        self.optimizer.zero_grad()
         terms = self._terms(samples)
         total_loss(terms, self.config.loss).backward()
         norm = torch.nn.utils.clip_grad_norm_(self.parameters.values(), settings.clip)

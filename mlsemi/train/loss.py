@@ -14,26 +14,27 @@ _MILLI = 1e3
 
 
 def loss_terms(output: NetworkOutput, blocks: BlockMap, samples: SampleBatch) -> dict[str, Tensor]:
-    """Mean over the molecules of each error [mEh].
+    """Mean over the molecules of each error [mEh]; those of F are means over the Fock matrices of both spins.
 
     Returns:
         `ao`: mean absolute error over all n^2 elements. `orthonormal`: the same of S^-1/2 dF S^-1/2.
         `occupied_virtual`: root mean square of the occupied-virtual block of C^T dF C. `energy`: absolute error of the
         repulsive energy, per atom.
     """
-    error = blocks.assemble(output.blocks) - samples.residual.to(output.blocks.diagonal.dtype)
-    n_ao = samples.batch.n_ao.to(error.dtype)
-    ao = error.abs().sum((1, 2)) / n_ao**2
-    root = samples.inverse_root.to(error.dtype)
-    orthonormal = (root @ error @ root).abs().sum((1, 2)) / n_ao**2
+    found = output.correction(blocks, samples.batch, samples.overlap)
+    error = found - samples.residual.to(found.dtype)
+    n_elements = samples.batch.n_ao.to(error.dtype)[:, None] ** 2
+    ao = error.abs().sum((-2, -1)) / n_elements
+    root = samples.inverse_root.to(error.dtype).unsqueeze(1)
+    orthonormal = (root @ error @ root).abs().sum((-2, -1)) / n_elements
     coefficients = samples.mo_coeff.to(error.dtype)
-    index = torch.arange(error.shape[-1], device=error.device)
-    occupied = (index < samples.n_occupied[:, None]).to(error.dtype)
-    virtual = ((index >= samples.n_occupied[:, None]) & samples.batch.ao_mask).to(error.dtype)
-    mixed = (coefficients * occupied[:, None]).mT @ error @ (coefficients * virtual[:, None])
-    count = (occupied.sum(1) * virtual.sum(1)).clamp(min=1)
+    index, filled = torch.arange(error.shape[-1], device=error.device), samples.n_occupied.unsqueeze(-1)
+    occupied = (index < filled).to(error.dtype)
+    virtual = ((index >= filled) & samples.batch.ao_mask.unsqueeze(1)).to(error.dtype)
+    mixed = (coefficients * occupied.unsqueeze(-2)).mT @ error @ (coefficients * virtual.unsqueeze(-2))
+    count = (occupied.sum(-1) * virtual.sum(-1)).clamp(min=1)
     # the square root has no derivative at zero, where an error below 1e-9 Eh does not matter
-    occupied_virtual = ((mixed**2).sum((1, 2)) / count + 1e-18).sqrt()
+    occupied_virtual = ((mixed**2).sum((-2, -1)) / count + 1e-18).sqrt()
     atoms = torch.zeros_like(samples.repulsion).index_add(
         0, samples.batch.molecule, torch.ones_like(output.atom_energy)
     )

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import csv
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from mlsemi.calibration import NOISE, Interval, stored_interval
 from mlsemi.train.evaluate import Evaluation
-from mlsemi.train.metrics import Row
+from mlsemi.train.metrics import ESTIMATED_MODES, Row, paired
 from mlsemi.units import DIPOLE_AU_IN_DEBYE, HARTREE_IN_EV, HARTREE_IN_KCAL_PER_MOL
 
 _TERMS = {
@@ -144,20 +145,57 @@ def _amount(pairs: np.ndarray, unit: str) -> str:
     return f"{error * 1e6:.3g} uEh" if unit == "Eh" else f"{error:.3g} {unit}"
 
 
+def plot_estimates(rows: Sequence[Row], picture: str | Path, *, title: str, calibration: Mapping[str, Any]) -> bool:
+    """Draws error estimates against true errors, and the share of errors within each multiple of the estimate.
+
+    Args:
+        rows: from `evaluate`.
+        picture: PNG to write; an existing one is replaced.
+        title: headline.
+        calibration: that of the model: its intervals are drawn.
+
+    Returns:
+        False if no energy has an estimate.
+    """
+    found = {mode: paired(rows, f"energy_{mode}_error", f"energy_{mode}_estimate") for mode in ESTIMATED_MODES}
+    found = {mode: pair for mode, pair in found.items() if (np.isfinite(pair).all(0) & (pair[1] > NOISE)).any()}
+    if not found:
+        return False
+    figure, axes = _figure(2, len(found), (5 * len(found), 9))
+    for k, (mode, (errors, estimates)) in enumerate(found.items()):
+        used = np.isfinite(errors) & np.isfinite(estimates) & (estimates > NOISE) & (np.abs(errors) > NOISE)
+        true, estimate = np.abs(errors[used]), estimates[used]
+        _estimates(axes[k], mode, true, estimate, stored_interval(calibration, mode))
+        _coverage(axes[len(found) + k], true / estimate, stored_interval(calibration, mode))
+    figure.suptitle(title)
+    _save(figure, Path(picture))
+    return True
+
+
+def _estimates(axis: Any, mode: str, true: np.ndarray, estimate: np.ndarray, interval: Interval | None) -> None:
+    true, estimate = true * HARTREE_IN_KCAL_PER_MOL, estimate * HARTREE_IN_KCAL_PER_MOL
+    axis.loglog(estimate, true, "o", markersize=3, alpha=0.5, color="#2e6f9e")
+    ends = np.array([estimate.min(), estimate.max()])
+    scales = {"estimate": 1.0} if interval is None else {"68 %": interval.scale_68, "95 %": interval.scale_95}
+    for (name, scale), style in zip(scales.items(), ("-", "--"), strict=False):
+        axis.plot(ends, scale * ends, style, color="black", linewidth=0.8, label=name)
+    axis.set(title=f"{mode} energy", xlabel="estimate [kcal/mol]", ylabel="true error [kcal/mol]")
+    axis.legend(frameon=False)
+
+
+def _coverage(axis: Any, ratio: np.ndarray, interval: Interval | None) -> None:
+    ratio = np.sort(ratio)
+    axis.semilogx(ratio, np.arange(1, len(ratio) + 1) / len(ratio), color="#2e6f9e")
+    if interval is not None:
+        for scale, share in ((interval.scale_68, 0.68), (interval.scale_95, 0.95)):
+            axis.plot([scale], [share], "o", color=_VALIDATION)
+            axis.annotate(f"{share:.0%}", (scale, share), textcoords="offset points", xytext=(6, -10))
+    axis.set(xlabel="true error / estimate", ylabel="share of molecules below", ylim=(0, 1.02))
+    axis.grid(True, which="both", alpha=0.2)
+
+
 def _errors(axis: Any, rows: Sequence[Row]) -> None:
-    """Error estimate against the true error where there are any, else H MAE of the molecules."""
-    table = np.array(
-        [(row.get("energy_variational_error", np.nan), row.get("error_estimate", np.nan)) for row in rows], dtype=float
-    ).T
-    table = table[:, np.isfinite(table).all(0) & (table > 0).all(0)] * 1e6
-    if table.size:
-        axis.loglog(table[0], table[1], "o", markersize=3, alpha=0.6, color=_VALIDATION)
-        ends = [float(table.min()), float(table.max())]
-        axis.plot(ends, ends, color="black", linewidth=0.6, zorder=0)
-        axis.set(
-            title="variational energy: estimate of its error", xlabel="true error [uEh]", ylabel="estimated error [uEh]"
-        )
-        return
+    """H MAE of the molecules."""
     values = np.array([row["h_mae"] for row in rows], dtype=float) * 1e6
     axis.hist(values, bins=min(40, max(5, len(values) // 5)), color="#2e6f9e")
     axis.set(title="F, AO elements: MAE of each molecule", xlabel="uEh", ylabel="molecules")

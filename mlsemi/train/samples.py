@@ -11,43 +11,49 @@ from torch import Tensor
 
 from mlsemi.batch import Batch
 from mlsemi.data.pack import check_encoding, whole_fock
-from mlsemi.data.store import LabelStore
-from mlsemi.eigen import solve_density, square_root
+from mlsemi.data.store import LabelStore, Record
+from mlsemi.eigen import square_root
 from mlsemi.energy import electronic_energy
 from mlsemi.engine import Engine
 from mlsemi.molecule import Molecule
-from mlsemi.state import aufbau_occupations
+from mlsemi.state import n_spin_channels, solve_state
 
 _CHUNK = 16
 
 
 @dataclass(frozen=True, eq=False)
 class Sample:
-    """One label.
+    """One label. The spin axis has one entry for a closed shell, two for an open one.
 
     Attributes:
         molecule: the molecule.
-        residual: F - F0 [Eh], shape (ao, ao), float32.
+        residual: F - F0 [Eh], shape (spin, ao, ao), float32.
+        overlap: S, shape (ao, ao), float32.
         inverse_root: S^-1/2, shape (ao, ao), float32.
-        mo_coeff: orbitals of the label, shape (ao, mo), float32.
-        n_occupied: number of occupied orbitals.
+        mo_coeff: orbitals of the label, shape (spin, ao, mo), float32.
+        n_occupied: number of occupied orbitals of each spin.
         repulsion: what the atomic energies have to give: E - 1/2 Tr[(F0 + F)(D - D0)] - pair energy [Eh].
     """
 
     molecule: Molecule
     residual: Tensor
+    overlap: Tensor
     inverse_root: Tensor
     mo_coeff: Tensor
-    n_occupied: int
+    n_occupied: tuple[int, ...]
     repulsion: float
 
 
 @dataclass(frozen=True, eq=False)
 class SampleBatch:
-    """Samples side by side, padded; attributes as in `Sample` with a leading molecule axis."""
+    """Samples side by side, padded; attributes as in `Sample` with a leading molecule axis.
+
+    All have the same spin axis: with an open shell in the batch, a closed one has the same matrices twice.
+    """
 
     batch: Batch
     residual: Tensor
+    overlap: Tensor
     inverse_root: Tensor
     mo_coeff: Tensor
     n_occupied: Tensor
@@ -62,7 +68,7 @@ class SampleBatch:
 def prepare(
     store: LabelStore, indices: Sequence[int], engine: Engine, *, report: Callable[[int], None] | None = None
 ) -> list[Sample]:
-    """Samples of some labels of a store; those of open shells are refused.
+    """Samples of some labels of a store.
 
     Args:
         store: label file; its Fock matrices may be whole, or residuals to the baseline of `engine`.
@@ -71,7 +77,7 @@ def prepare(
         report: called with the number of samples done.
 
     Raises:
-        ValueError: if the store holds residuals to another baseline, or an open shell.
+        ValueError: if the store holds residuals to another baseline, or Fock matrices that do not fit the spin.
     """
     check_encoding(store, engine)
     samples: list[Sample] = []
@@ -82,41 +88,52 @@ def prepare(
     return samples
 
 
+def stored_fock(records: Sequence[Record], batch: Batch) -> Tensor:
+    """What the records of labels store for F, padded, shape (molecule, spin, ao, ao).
+
+    Raises:
+        ValueError: for a record whose number of matrices does not fit its spin.
+    """
+    n_spins, n_padded = n_spin_channels(batch), batch.ao_mask.shape[1]
+    out = torch.zeros(len(records), n_spins, n_padded, n_padded, dtype=torch.float64, device=batch.numbers.device)
+    for k, record in enumerate(records):
+        fock, mol = record.observables.fock, record.molecule
+        assert fock is not None, "records of labels have one"
+        if len(fock) != (2 if mol.spin else 1):
+            raise ValueError(
+                f"the label of {mol.name or mol.formula} has spin {mol.spin} and {len(fock)} Fock matrices: closed "
+                "shells must be restricted, open shells unrestricted"
+            )
+        n = fock.shape[-1]
+        out[k, :, :n, :n] = torch.from_numpy(fock)
+    return out
+
+
 def _prepare_chunk(store: LabelStore, indices: Sequence[int], engine: Engine) -> list[Sample]:
     records = [store.record(i) for i in indices]
-    molecules = [r.molecule for r in records]
-    batch = engine.batch(molecules)
+    batch = engine.batch([r.molecule for r in records])
     with torch.no_grad():
         exact = engine.integrals(batch)
         terms = exact.baseline
-        value = torch.zeros_like(terms.fock)
-        for k, record in enumerate(records):
-            stored = record.observables.fock
-            assert stored is not None, "records of labels have one"
-            if stored.shape[0] != 1:
-                raise ValueError(
-                    f"label {indices[k]} ({molecules[k].name}) is an open shell: not covered by training yet"
-                )
-            n = stored.shape[-1]
-            value[k, :n, :n] = torch.from_numpy(stored[0])
-        fock = whole_fock(store, value, engine, batch, terms.fock)
-        occupation = aufbau_occupations(batch.n_electrons, batch.spin, batch.n_ao, size=fock.shape[-1])
-        orbitals, density = solve_density(fock, exact.overlap, occupation, batch.ao_mask)
+        fock = whole_fock(store, stored_fock(records, batch), engine, batch, terms.fock)
+        state = solve_state(fock, exact.overlap, batch)
         energy = torch.tensor([r.observables.energy for r in records], dtype=torch.float64)
-        repulsion = energy - electronic_energy(terms.fock, fock, terms.density, density) - terms.energy
+        repulsion = energy - electronic_energy(terms.fock, fock, terms.density, state.density) - terms.energy
         eye = torch.diag_embed((~batch.ao_mask).double())
         inverse_root = torch.linalg.inv(square_root(exact.overlap, batch.ao_mask) + eye) - eye
-        residual = fock - terms.fock
+        residual = fock - terms.fock.unsqueeze(1)
+        n_occupied = (state.mo_occ > 0).sum(-1).tolist()
     out = []
-    for k, molecule in enumerate(molecules):
-        n = int(batch.n_ao[k])
+    for k, record in enumerate(records):
+        n, spins = int(batch.n_ao[k]), 2 if record.molecule.spin else 1
         out.append(
             Sample(
-                molecule,
-                residual[k, :n, :n].float().clone(),
+                record.molecule,
+                residual[k, :spins, :n, :n].float().clone(),
+                exact.overlap[k, :n, :n].float().clone(),
                 inverse_root[k, :n, :n].float().clone(),
-                orbitals.mo_coeff[k, :n, :n].float().clone(),
-                int((occupation[k] > 0).sum()),
+                state.mo_coeff[k, :spins, :n, :n].float().clone(),
+                tuple(n_occupied[k][:spins]),
                 float(repulsion[k]),
             )
         )
@@ -127,18 +144,23 @@ def collate(samples: Sequence[Sample], engine: Engine) -> SampleBatch:
     """Samples as one padded batch on the CPU."""
     cutoff = engine.network.config.cutoff
     batch = Batch.of([s.molecule for s in samples], engine.basis, cutoff=cutoff)
-    n = batch.ao_mask.shape[1]
-    padded = np.zeros((3, len(samples), n, n), dtype=np.float32)
+    n, spins = batch.ao_mask.shape[1], n_spin_channels(batch)
+    of_spin = np.zeros((2, len(samples), spins, n, n), dtype=np.float32)
+    of_both = np.zeros((2, len(samples), n, n), dtype=np.float32)
     for k, sample in enumerate(samples):
-        size = sample.residual.shape[0]
-        for part, matrix in enumerate((sample.residual, sample.inverse_root, sample.mo_coeff)):
-            padded[part, k, :size, :size] = matrix.numpy()
-    residual, inverse_root, mo_coeff = torch.from_numpy(padded)
+        size = sample.overlap.shape[0]
+        for part, matrix in enumerate((sample.residual, sample.mo_coeff)):
+            of_spin[part, k, :, :size, :size] = matrix.numpy()
+        for part, matrix in enumerate((sample.overlap, sample.inverse_root)):
+            of_both[part, k, :size, :size] = matrix.numpy()
+    residual, mo_coeff = torch.from_numpy(of_spin)
+    overlap, inverse_root = torch.from_numpy(of_both)
     return SampleBatch(
         batch=batch,
         residual=residual,
+        overlap=overlap,
         inverse_root=inverse_root,
         mo_coeff=mo_coeff,
-        n_occupied=torch.tensor([s.n_occupied for s in samples]),
+        n_occupied=torch.tensor([s.n_occupied * (spins // len(s.n_occupied)) for s in samples]),
         repulsion=torch.tensor([s.repulsion for s in samples], dtype=torch.float64),
     )

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -11,7 +12,9 @@ from torch import Tensor
 from mlsemi.blocks import BlockMap
 from mlsemi.engine import Engine
 from mlsemi.frames import BondFrames
-from mlsemi.train.samples import Sample, collate
+from mlsemi.nn.charges import potential_matrix
+from mlsemi.nn.readout import AtomReadout
+from mlsemi.train.samples import Sample, SampleBatch, collate
 
 _BIN = 0.4
 _FLOOR = 1e-6
@@ -23,8 +26,66 @@ def set_statistics(engine: Engine, samples: Sequence[Sample], *, chunk: int = 32
 
     Pair components: for each ordered element pair and path the root mean square against the distance, as
     exp(a + b d + c d^2). Atom components: root mean square about the mean block of the element. Energies: atomic
-    references by least squares, and the spread of what is left.
+    references by least squares, and the spread of what is left. The potential of the excess charge of ions, as it is
+    before the training, is taken off first.
     """
+    network = engine.network
+    found = _components(engine, samples, _mean_of_spins, chunk)
+    network.pair_readout.log_scale.copy_(_fit_log_scale(found.squares, found.counts))
+    _set_atom_statistics(network.atom_readout, found.diagonal)
+    _set_energy_statistics(engine, samples)
+    if network.config.open_shells:
+        set_spin_statistics(engine, samples, chunk=chunk)
+
+
+def set_spin_statistics(engine: Engine, samples: Sequence[Sample], *, chunk: int = 32) -> None:
+    """Sets the scales of the readouts of (F_alpha - F_beta) / 2 from the samples of open shells; means are zero.
+
+    Raises:
+        ValueError: if there is no open shell.
+    """
+    network = engine.network
+    opened = [s for s in samples if s.molecule.spin]
+    if not opened:
+        raise ValueError("[network] open_shells = true, but no label to train on is open-shell: set it to false")
+    found = _components(engine, opened, _difference_of_spins, chunk)
+    network.spin_pair_readout.log_scale.copy_(_fit_log_scale(found.squares, found.counts))
+    network.spin_atom_readout.scale.fill_(_FLOOR)
+    _set_atom_statistics(network.spin_atom_readout, found.diagonal, with_mean=False)
+
+
+def _mean_of_spins(engine: Engine, group: SampleBatch) -> Tensor:
+    residual = group.residual.double().mean(1)
+    if not engine.network.config.charges or not group.batch.charge.any():
+        return residual
+    scalars = torch.zeros(len(group.batch.numbers), engine.network.config.natural, dtype=engine.network.dtype)
+    element = engine.baseline.slots.element_index(group.batch.numbers)
+    potential = engine.network.charge_potential(scalars, element, group.batch).double()
+    return residual - potential_matrix(potential, group.overlap.double(), group.batch)
+
+
+def _difference_of_spins(engine: Engine, group: SampleBatch) -> Tensor:
+    return 0.5 * (group.residual[:, 0] - group.residual[:, 1]).double()
+
+
+@dataclass(frozen=True, eq=False)
+class _Components:
+    """What the blocks of a target are made of.
+
+    Attributes:
+        squares: of the pair components, summed, shape (ordered element pair, bin of distance, path).
+        counts: how many there are, shape (ordered element pair, bin of distance).
+        diagonal: atom blocks of each element, shape (atom, slot, slot).
+    """
+
+    squares: Tensor
+    counts: Tensor
+    diagonal: list[Tensor]
+
+
+def _components(
+    engine: Engine, samples: Sequence[Sample], target: Callable[[Engine, SampleBatch], Tensor], chunk: int
+) -> _Components:
     network = engine.network
     n = len(engine.elements)
     pair_matrix, pair_path = network.pair_readout.matrix.double(), network.pair_readout.path
@@ -37,7 +98,7 @@ def set_statistics(engine: Engine, samples: Sequence[Sample], *, chunk: int = 32
     for start in range(0, len(samples), chunk):
         group = collate(samples[start : start + chunk], engine)
         batch = group.batch
-        blocks = BlockMap.of(batch, engine.baseline.slots).split(group.residual.double(), len(batch.numbers))
+        blocks = BlockMap.of(batch, engine.baseline.slots).split(target(engine, group), len(batch.numbers))
         frames = BondFrames.of(batch, network.l_max)
         element = engine.baseline.slots.element_index(batch.numbers)
         for row in range(n):
@@ -49,9 +110,7 @@ def set_statistics(engine: Engine, samples: Sequence[Sample], *, chunk: int = 32
         place = (element[batch.pair[0]] * n + element[batch.pair[1]]) * n_bins + (frames.distance / _BIN).long()
         squares.view(-1, n_paths).index_add_(0, place, by_path / share)
         counts.view(-1).index_add_(0, place, torch.ones(len(place), dtype=torch.float64))
-    network.pair_readout.log_scale.copy_(_fit_log_scale(squares, counts))
-    _set_atom_statistics(engine, [torch.cat(d) for d in diagonal])
-    _set_energy_statistics(engine, samples)
+    return _Components(squares, counts, [torch.cat(d) for d in diagonal])
 
 
 def _fit_log_scale(squares: Tensor, counts: Tensor) -> Tensor:
@@ -88,8 +147,7 @@ def _fit_log_scale(squares: Tensor, counts: Tensor) -> Tensor:
     return torch.from_numpy(out)
 
 
-def _set_atom_statistics(engine: Engine, blocks: Sequence[Tensor]) -> None:
-    readout = engine.network.atom_readout
+def _set_atom_statistics(readout: AtomReadout, blocks: Sequence[Tensor], *, with_mean: bool = True) -> None:
     matrix, path = readout.matrix.double(), readout.path
     # only L = 0 may have a mean: those are the first components, one for each path
     n_scalar = readout.counts[0][0]
@@ -98,7 +156,8 @@ def _set_atom_statistics(engine: Engine, blocks: Sequence[Tensor]) -> None:
             continue
         components = block.flatten(1) @ matrix.mT
         mean = torch.zeros(components.shape[1], dtype=torch.float64)
-        mean[:n_scalar] = components[:, :n_scalar].mean(0)
+        if with_mean:
+            mean[:n_scalar] = components[:, :n_scalar].mean(0)
         share = torch.bincount(path).double()
         square = torch.zeros(len(share), dtype=torch.float64)
         square.index_add_(0, path, ((components - mean) ** 2).mean(0))

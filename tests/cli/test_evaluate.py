@@ -26,7 +26,7 @@ def labels(tiny_header, tiny_engine, tmp_path_factory):
     for molecule in MOLECULES:
         with torch.no_grad():
             found = tiny_engine(tiny_engine.batch([molecule]))
-        fock = found.state.fock[0].numpy()
+        fock = found.state.fock[0, 0].numpy()
         records.append(
             Record(
                 molecule,

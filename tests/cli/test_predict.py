@@ -1,6 +1,7 @@
 """`mlsemi predict`: the table, the JSON and npz that others rely upon, and errors that lose nothing."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 import qcelemental
 from typer.testing import CliRunner
 
+from mlsemi.checkpoint import save
 from mlsemi.cli import app
 from mlsemi.layout import AOLayout
 from mlsemi.model import Model, load
@@ -113,7 +115,7 @@ def test_matrices_are_in_the_order_of_pyscf(run, water, mixed, tiny_header):
     assert files == [f"m-{k:04d}.npz" for k in range(7)]
     for name, molecule in (("m-0000.npz", WATER), ("m-0002.npz", HYDROGEN)):
         with np.load(name) as data:
-            assert set(data.files) == {"fock", "overlap", "density", "mo_energy", "mo_coeff", "ao_labels"}
+            assert set(data.files) == {"fock", "overlap", "density", "mo_energy", "mo_coeff", "mo_occ", "ao_labels"}
             mole = to_pyscf_mole(molecule, tiny_header.basis)
             # 1e-8: the file has ten decimals [angstrom]
             np.testing.assert_allclose(data["overlap"], mole.intor("int1e_ovlp"), atol=1e-8)
@@ -161,6 +163,16 @@ def test_bad_geometries(run, water, nothing_computed, text, message):
     assert sorted(p.name for p in water.parent.iterdir()) == ["bad.xyz", "water.xyz"]
 
 
+def test_scf(run, water):
+    result = run(water, "--mode", "scf", "--compare", "--forces", "--dispersion", "--json", "out.json")
+    assert result.exit_code == 0, result.output
+    assert "Fock builds" in result.stdout and "PySCF's default guess" in result.stdout
+    assert "D4 dispersion included" in result.stdout
+    o = json.loads((water.parent / "out.json").read_text())["extras"]["mlsemi"]
+    assert o["mode"] == "scf" and len(o["notes"]) == 2
+    assert o["energy_error_estimate"] < 1e-8
+
+
 def test_charge_and_spin_of_the_command_line(run, water, nothing_computed):
     assert "9 electrons (charge 1)" in _failed(run(water, "--charge", "1"))
     assert "has charge 2" in _failed(run(water, "--charge", "2"))
@@ -172,7 +184,9 @@ def test_other_errors(run, water, tmp_path, nothing_computed):
     assert "no model 'none'" in _failed(run(water, model="none"))
     (tmp_path / "cut.safetensors").write_bytes(b"1234")
     assert "not a readable checkpoint" in _failed(run(water, model=tmp_path / "cut.safetensors"))
-    assert "not in this release" in _failed(run(water, "--forces", "--mode", "variational"))
+    assert "--compare is an option of --mode scf" in _failed(run(water, "--compare", "--mode", "variational"))
+    assert "--conv-tol 0 must be a positive energy" in _failed(run(water, "--conv-tol", "0", "--mode", "scf"))
+    assert "the model tiny has no correction" in _failed(run(water, "--mode", "corrected"))
     for option, name in (("--json", "no/out.json"), ("--matrices", "no/out")):
         assert f"{option}: the folder no does not exist" in _failed(run(water, option, name))
     (tmp_path / "folder").mkdir()
@@ -196,3 +210,61 @@ def test_help_is_instant():
         "assert not {'torch', 'numpy', 'scipy', 'ase', 'rich.table'} & set(sys.modules), 'heavy import'"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+RADICAL = Molecule.from_angstrom([8, 8, 1], [[0.0, 0.66, 0.0], [0.1, -0.66, 0.0], [0.9, 0.92, 0.1]], spin=1)
+
+
+@pytest.fixture(scope="module")
+def open_checkpoint(open_header, open_engine, tmp_path_factory):
+    path = tmp_path_factory.mktemp("checkpoint") / "open.safetensors"
+    save(path, open_header, open_engine.state_dict())
+    return path
+
+
+@pytest.fixture
+def radical(tmp_path):
+    path = tmp_path / "radical.xyz"
+    path.write_text(RADICAL.to_xyz())
+    return path
+
+
+def test_an_open_shell(run, radical, open_checkpoint):
+    result = run(radical, "--spin", 1, "--forces", "--json", "out.json", "--matrices", "m", model=open_checkpoint)
+    assert result.exit_code == 0, result.output
+    o = load(open_checkpoint).predict(RADICAL)
+    for text in ("charge 0, spin 1", "<S^2>", f"{o.spin_square:.4f}", "0.75 if pure", "spin Mulliken", "spin Loewdin",
+                 f"{o.spins_mulliken[0]:+.4f}", f"{o.homo:.6f} Eh"):  # fmt: skip
+        assert text in result.stdout
+    data = qcelemental.models.AtomicResult(**json.loads(Path("out.json").read_text()))
+    assert data.molecule.molecular_multiplicity == 2
+    assert (data.properties.calcinfo_nalpha, data.properties.calcinfo_nbeta) == (9, 8)
+    extras = data.extras["mlsemi"]
+    assert extras["spin_square"] == pytest.approx(o.spin_square, abs=1e-5)  # float32, coordinates of ten digits
+    assert sum(extras["spins_mulliken"]) == pytest.approx(1)
+    with np.load("m-0000.npz") as matrices:
+        assert matrices["fock"].shape == (2, 11, 11)
+        assert matrices["mo_occ"].sum(1).tolist() == [9, 8]
+
+
+def test_many_frames_with_open_shells(run, tmp_path, open_checkpoint):
+    path = tmp_path / "both.xyz"
+    frames = [(WATER, "charge=0"), (RADICAL, "spin=1")] * 2
+    path.write_text("".join(m.to_xyz(f"Properties=species:S:1:pos:R:3 {text}") for m, text in frames))
+    result = run(path, model=open_checkpoint)
+    assert result.exit_code == 0, result.output
+    lines = result.stdout.splitlines()
+    column = lines[1].split().index("<S^2>")
+    assert [float(line.split()[column]) > 0.5 for line in lines[2:]] == [False, True, False, True]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ((), r"17 electrons .* spin must be odd.* the options are --charge and --spin \(unpaired electrons, 2S\)"),
+        (("--charge", 20), "leaves -3 electrons.* the options are --charge and --spin"),
+        (("--spin", 3), r"has spin \(2S\) 3, which the model open does not cover; it covers spin \(2S\) 0, 1, 2"),
+    ],
+)
+def test_impossible_and_uncovered_spins(run, radical, open_checkpoint, nothing_computed, options, message):
+    assert re.search(message, _failed(run(radical, *options, model=open_checkpoint)))

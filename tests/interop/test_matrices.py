@@ -23,7 +23,7 @@ def test_pyscf_understands_the_file(tmp_path, molecule):
     assert list(tmp_path.iterdir()) == [path]
     mol = to_pyscf_mole(molecule, BASIS)
     with np.load(path, allow_pickle=False) as data:
-        assert set(data.files) == {"fock", "overlap", "density", "mo_energy", "mo_coeff", "ao_labels"}
+        assert set(data.files) == {"fock", "overlap", "density", "mo_energy", "mo_coeff", "mo_occ", "ao_labels"}
         np.testing.assert_allclose(data["overlap"], mol.intor("int1e_ovlp"), atol=1e-12)
         fock, c, eps = data["fock"], data["mo_coeff"], data["mo_energy"]
         spin = () if molecule.spin == 0 else (2,)

@@ -48,10 +48,15 @@ def test_contract_with_everything():
         "lumo": 0.25,
         "gap": 0.75,
         "energy_error_estimate": 1e-4,
+        "energy_error_95": None,
         "charges_mulliken": [-1.25, 0.25],
         "charges_loewdin": [-1.125, 0.125],
+        "spin_square": None,
+        "spins_mulliken": None,
+        "spins_loewdin": None,
         "seconds": 0.5,
         "warnings": [],
+        "notes": [],
     }
 
 

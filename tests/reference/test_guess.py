@@ -33,7 +33,7 @@ def test_the_guess_is_a_density_of_all_electrons(tiny_checkpoint, tiny_engine, m
     overlap = solve(water, BASIS, method="hf").observables.overlap
     assert density.shape == (1, *overlap.shape)
     assert np.vdot(density[0], overlap) == pytest.approx(water.n_electrons, abs=1e-10)
-    expected = tiny_engine(tiny_engine.batch([water])).state.density.numpy()
+    expected = tiny_engine(tiny_engine.batch([water])).state.density[0].numpy()
     np.testing.assert_allclose(density, expected, atol=1e-5)  # float32 network against float64
 
 

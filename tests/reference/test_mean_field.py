@@ -5,7 +5,6 @@ from pyscf import dft, scf
 from mlsemi.basis import load_basis
 from mlsemi.layout import AOLayout
 from mlsemi.molecule import Molecule
-from mlsemi.observables import Observables
 from mlsemi.reference import mean_field
 from mlsemi.reference.mean_field import NotConvergedError, resolve_functional, solve, to_pyscf_mole
 
@@ -77,12 +76,42 @@ def test_start_from_a_density_saves_builds_and_changes_nothing():
     assert again.fock_builds <= first.fock_builds
 
 
-def test_degenerate_occupation_is_flagged():
-    obs = solve(Molecule([7], np.zeros((1, 3)), spin=3), BASIS, method="hf").observables
-    assert not mean_field._is_degenerate(obs)  # N: a half-filled shell
-    occupations = obs.mo_occ.copy()
-    occupations[0, 4] = 0  # N+ with an electron out of the three equal p orbitals
-    assert mean_field._is_degenerate(Observables(mo_energy=obs.mo_energy, mo_occ=occupations))
+@pytest.mark.parametrize("method", ["hf", "bhandhlyp"])
+def test_an_unstable_solution_is_left_for_a_lower_one(method):
+    """H2O+ with the hole in the second orbital from above, its 2A1 state, is a saddle above 2B1."""
+    cation = water(charge=1, spin=1)
+    obs = solve(water(), BASIS, method=method).observables
+    orbitals = obs.mo_coeff[0]
+
+    def excited(_):
+        beta = orbitals[:, [0, 1, 2, 4]]
+        return np.stack([orbitals[:, :5] @ orbitals[:, :5].T, beta @ beta.T])
+
+    ground = solve(cation, BASIS, method=method)
+    saddle = solve(cation, BASIS, method=method, initial_density=excited, stability=False)
+    followed = solve(cation, BASIS, method=method, initial_density=excited)
+    assert saddle.observables.energy > ground.observables.energy + 0.01
+    assert followed.observables.energy == pytest.approx(ground.observables.energy, abs=1e-9)  # second order
+    assert "unstable" in followed.observables.warnings[0]
+    assert ground.observables.warnings == ()
+    assert followed.scheme.endswith("+lower")
+    assert followed.fock_builds > saddle.fock_builds
+
+
+def test_a_scheme_that_raises_is_followed_by_the_next(monkeypatch):
+    def astray(*_, **__):
+        raise np.linalg.LinAlgError("SVD did not converge")
+
+    whole = solve(water(), BASIS, method="lda").observables
+    monkeypatch.setattr(mean_field, "solve_two_grid", astray)
+    result = solve(water(), BASIS, method="lda")
+    assert result.scheme == "plain"
+    assert result.observables.energy == pytest.approx(whole.energy, abs=1e-9)  # second order in a residual of 1e-6
+    monkeypatch.setattr(mean_field, "_plain", astray)
+    assert solve(water(), BASIS, method="lda").scheme == "newton"
+    monkeypatch.setattr(mean_field, "_newton", astray)
+    with pytest.raises(NotConvergedError, match="two-grid LinAlgError: SVD did not converge"):
+        solve(water(), BASIS, method="lda")
 
 
 def test_unconverged_is_an_error():

@@ -1,3 +1,4 @@
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ pytest.importorskip("rdkit")
 pytest.importorskip("tblite")
 
 from mlsemi.cli.sample import read_source, sample
+from mlsemi.data.split import split_of
 from mlsemi.interop.ase import read_molecules
 from mlsemi.molecule import Molecule
 from mlsemi.reference.geometries import Frame, sample_many, sample_molecule, write_frames
@@ -52,6 +54,11 @@ def test_seed_is_stable():
         ("C[N+](=O)[O-]", "CH3NO2", 0, 0),
         ("[OH-]", "HO", -1, 0),
         ("[CH3]", "CH3", 0, 1),
+        ("[NH4+]", "H4N", 1, 0),
+        ("[O-]C=O", "CHO2", -1, 0),
+        ("C[O+]C", "C2H6O", 1, 1),
+        ("[CH2]", "CH2", 0, 2),
+        ("[O][O]", "O2", 0, 2),
     ],
 )
 def test_geometry_and_dynamics_of(smiles, formula, charge, spin):
@@ -192,6 +199,26 @@ def test_the_shipped_set_is_what_it_is_said_to_be():
         assert molecule.GetNumHeavyAtoms() <= 5
         assert chem.GetFormalCharge(molecule) == 0
         assert not any(atom.GetNumRadicalElectrons() for atom in molecule.GetAtoms())
+
+
+def test_the_shipped_ions_and_radicals_are_what_they_are_said_to_be():
+    chem = pytest.importorskip("rdkit.Chem")
+    folder = Path(__file__).parents[2] / "reference_data"
+    lines = (folder / "ions_radicals" / "smiles.txt").read_text().split()
+    assert len(lines) == len(set(lines)) == 313
+    assert not set(lines) & set((folder / "organic" / "smiles.txt").read_text().split())
+    kinds = Counter()
+    for smiles in lines:
+        assert canonical_smiles(smiles) == smiles
+        molecule = chem.MolFromSmiles(smiles)
+        assert {atom.GetSymbol() for atom in molecule.GetAtoms()} <= set("HCNO")
+        assert 1 <= molecule.GetNumHeavyAtoms() <= 4
+        charge = chem.GetFormalCharge(molecule)
+        spin = sum(atom.GetNumRadicalElectrons() for atom in molecule.GetAtoms())
+        assert charge in (-1, 0, 1) and spin in (0, 1, 2) and (charge, spin) != (0, 0)
+        kinds["open shell" if spin else "closed shell", charge, split_of(smiles)] += 1
+    for kind in [("open shell", 0), ("closed shell", 1), ("closed shell", -1)]:
+        assert kinds[*kind, "test"] >= 8
 
 
 class TestCommand:

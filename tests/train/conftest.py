@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -39,7 +40,8 @@ def make_engine(water_engine: Engine) -> Callable[..., Engine]:
     """As `checkpoint.engine_of`, without computing the tables of the baseline again: they cost two seconds."""
 
     def engine_of(header: checkpoint.Header, *, dtype: torch.dtype = torch.float32, build: bool = True) -> Engine:
-        engine = Engine(header.basis, header.elements, header.network, dtype=dtype, build=False)
+        sizes = {"members": header.members, "dtype": dtype, "build": False}
+        engine = Engine(header.basis, header.elements, header.network, **sizes)
         if build:
             engine.baseline.load_state_dict(water_engine.baseline.state_dict())
             engine.baseline.prepare()
@@ -60,6 +62,8 @@ def configure(
         *,
         limit: int = 10,
         split: str = "random",
+        labels: Path = water_labels,
+        network: dict[str, bool | int] | None = None,
         loss: dict[str, float] | None = None,
         **training: float,
     ) -> Config:
@@ -67,12 +71,12 @@ def configure(
         lines = [
             f'output = "{output}"',
             "[data]",
-            f'labels = ["{water_labels}"]',
+            f'labels = ["{labels}"]',
             f'split = "{split}"',
             f"limit = {limit}",
             "validation = 0.2",
             "[network]",
-            *(f"{k} = {list(v) if isinstance(v, tuple) else v}" for k, v in vars(NETWORK).items()),
+            *(f"{k} = {json.dumps(v)}" for k, v in (vars(NETWORK) | (network or {})).items()),
             "[loss]",
             *(f"{k} = {v}" for k, v in (loss or {}).items()),
             "[training]",

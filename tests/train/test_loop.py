@@ -33,7 +33,7 @@ def assert_same(a, b):
 
 
 def test_training_reduces_the_loss_and_writes_all(configure):
-    config = configure(limit=10, steps=24, validate_every=8, batch=8, learning_rate=1e-2)
+    config = configure(limit=10, steps=24, validate_every=8, batch=8, learning_rate=5e-2)
     reports = []
     path = train(config, report=reports.append)
     rows = curves(config.output)

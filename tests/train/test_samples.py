@@ -36,7 +36,7 @@ def output_at_the_labels(group, blocks):
     n_atoms = len(group.batch.numbers)
     counts = torch.bincount(group.batch.molecule).double()
     energy = (group.repulsion / counts)[group.batch.molecule]
-    return NetworkOutput(blocks.split(group.residual.double(), n_atoms), energy)
+    return NetworkOutput(blocks.split(group.residual.double()[:, 0], n_atoms), energy)
 
 
 def test_losses_vanish_at_the_labels(group):
@@ -51,12 +51,12 @@ def test_losses_equal_a_hand_computation(group, samples):
     output = output_at_the_labels(batch, blocks)
     noise = torch.from_numpy(np.random.default_rng(0).normal(scale=1e-3, size=batch.residual.shape))
     noise = noise + noise.mT
-    changed = blocks.split(batch.residual.double() + noise, len(batch.batch.numbers))
+    changed = blocks.split(batch.residual.double()[:, 0] + noise[:, 0], len(batch.batch.numbers))
     terms = loss_terms(NetworkOutput(changed, output.atom_energy + 0.002), blocks, batch)
     expected = {"ao": [], "orthonormal": [], "occupied_virtual": [], "energy": []}
     for k, sample in enumerate(samples[:3]):
-        error = noise[k].numpy()
-        root, c, n = sample.inverse_root.double().numpy(), sample.mo_coeff.double().numpy(), sample.n_occupied
+        error = noise[k, 0].numpy()
+        root, c, n = sample.inverse_root.double().numpy(), sample.mo_coeff[0].double().numpy(), sample.n_occupied[0]
         expected["ao"].append(np.abs(error).mean())
         expected["orthonormal"].append(np.abs(root @ error @ root).mean())
         expected["occupied_virtual"].append(np.sqrt(((c[:, :n].T @ error @ c[:, n:]) ** 2).mean()))
@@ -79,9 +79,10 @@ def test_padding_does_not_enter_the_losses(water_labels, water_engine, samples, 
     small = replace(
         samples[0],
         molecule=replace(molecule, numbers=molecule.numbers[:2], positions=molecule.positions[:2], charge=-1),
-        residual=samples[0].residual[:n, :n],
+        residual=samples[0].residual[:, :n, :n],
+        overlap=samples[0].overlap[:n, :n],
         inverse_root=samples[0].inverse_root[:n, :n],
-        mo_coeff=samples[0].mo_coeff[:n, :n],
+        mo_coeff=samples[0].mo_coeff[:, :n, :n],
     )
 
     def terms(members):
@@ -101,19 +102,19 @@ def test_samples_belong_to_the_labels(water_labels, water_engine, samples):
         for i in (0, 7):
             sample, label = samples[i], store.observables(i, baseline=np.zeros((24, 24)))
             # half of the quantum of the packed labels, and rounding to float32 of 0.1 Eh
-            assert np.allclose(sample.residual.numpy(), store.fock_values(i)[0], atol=1e-8)
+            assert np.allclose(sample.residual[0].numpy(), store.fock_values(i)[0], atol=1e-8)
             baseline = water_engine.integrals(water_engine.batch([sample.molecule])).baseline
             fock = baseline.fock[0].numpy() + store.fock_values(i)[0]
-            orbital = sample.mo_coeff.double().numpy()
+            orbital = sample.mo_coeff[0].double().numpy()
             energies = np.diag(orbital.T @ fock @ orbital)
             # orbital energies were stored beside; 0.5e-7 Eh of packing and float32 coefficients at -18.8 Eh remain
             assert np.allclose(energies, label.mo_energy[0], atol=2e-5)
-            assert sample.n_occupied == 5
+            assert sample.n_occupied == (5,)
             # the repulsive energy is what the atoms have beside their electrons in the molecule: some Eh
             assert -80 < sample.repulsion < -50
 
 
-def test_an_open_shell_is_refused(water_labels, water_engine, tmp_path):
+def test_an_open_shell_is_refused_by_a_network_of_closed_shells(water_labels, water_engine, tmp_path):
     with LabelStore.open(water_labels) as store:
         record, attrs = store.record(0), {**store.attrs, "gradient": False}
     observables = replace(
@@ -123,8 +124,10 @@ def test_an_open_shell_is_refused(water_labels, water_engine, tmp_path):
     )
     triplet = replace(record, molecule=replace(record.molecule, spin=2), observables=observables)
     write_store(tmp_path / "open.h5", [triplet], attrs, fock_encoding="residual:atoms/1")
-    with LabelStore.open(tmp_path / "open.h5") as store, pytest.raises(ValueError, match="open shell"):
-        prepare(store, [0], water_engine)
+    with LabelStore.open(tmp_path / "open.h5") as store:
+        group = collate(prepare(store, [0], water_engine), water_engine)
+    with pytest.raises(ValueError, match="2 unpaired electrons, but this network is for closed shells only"):
+        water_engine.network(group.batch, BondFrames.of(group.batch, water_engine.network.l_max))
 
 
 def test_residuals_to_another_baseline_are_refused(water_labels, water_engine):
@@ -144,7 +147,9 @@ def test_statistics_bring_components_to_order_one(samples, water_engine):
     with torch.no_grad():
         set_statistics(engine, samples)
     group = collate(samples, engine)
-    blocks = BlockMap.of(group.batch, engine.baseline.slots).split(group.residual.double(), len(group.batch.numbers))
+    blocks = BlockMap.of(group.batch, engine.baseline.slots).split(
+        group.residual.double()[:, 0], len(group.batch.numbers)
+    )
     readout = engine.network.pair_readout
     frames = BondFrames.of(group.batch, engine.network.l_max)
     rotation = frames.slot_rotation(engine.baseline.slots)
