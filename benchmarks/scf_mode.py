@@ -129,6 +129,13 @@ def summary(rows: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
     return out
 
 
+def finished(path: Path, model: str, split: str, conv_tol: float) -> list[dict[str, Any]]:
+    """Rows of an earlier run that was interrupted."""
+    found = json.loads(path.read_text()) if path.is_file() else {}
+    same = (found.get("model"), found.get("split"), found.get("conv_tol")) == (model, split, conv_tol)
+    return found["rows"] if same else []
+
+
 def table(found: dict[str, dict[str, float]], builds: float) -> str:
     """The summary in Markdown."""
     lines = [
@@ -156,6 +163,7 @@ def main() -> None:
     parser.add_argument("--labels", type=Path, default=LABELS, help="labels that are named by SMILES")
     parser.add_argument("--split", choices=("train", "validation", "test"), default="test")
     parser.add_argument("--molecules", type=int, default=30, help="how many; 0 takes all")
+    parser.add_argument("--fresh", action="store_true", help="do not go on with what is in --out")
     parser.add_argument("--conv-tol", type=float, default=1e-11)
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results" / "scf_mode.json")
     arguments = parser.parse_args()
@@ -163,9 +171,10 @@ def main() -> None:
     pyscf.lib.num_threads(1)
     model = load(arguments.model)
     method, basis, tol = model.header.method, model.header.basis, arguments.conv_tol
-    rows: list[dict[str, Any]] = []
+    rows = [] if arguments.fresh else finished(arguments.out, model.name, arguments.split, tol)
     chosen = molecules(arguments.labels, arguments.split, arguments.molecules or None)
     scf_mode(model, chosen[0], tol, stability=True)  # what only the first call takes
+    chosen = [m for m in chosen if m.name not in {r["name"] for r in rows}]
     for molecule in chosen:
         row: dict[str, Any] = {"name": molecule.name, "formula": molecule.formula}
         row["default"] = timed(lambda m=molecule: default(m, basis, method, tol))

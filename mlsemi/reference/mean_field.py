@@ -226,7 +226,7 @@ def _descent(field, method: str, state: State) -> np.ndarray | None:  # noqa: AN
     coarse.mo_energy, coarse.mo_coeff = coarse.eig(state.fock, coarse.get_ovlp())
     coarse.mo_occ = coarse.get_occ(coarse.mo_energy, coarse.mo_coeff)
     try:
-        curvature, direction = lowest_curvature(coarse)
+        curvature, direction = lowest_curvature(coarse, state.fock)
     except _FAILURES:
         return None
     finally:

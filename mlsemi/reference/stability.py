@@ -23,11 +23,12 @@ _CERTAIN = 0.2
 """The residual over the eigenvalue at which the sign is believed."""
 
 
-def lowest_curvature(field: Any) -> tuple[float, np.ndarray]:
+def lowest_curvature(field: Any, fock: np.ndarray | None = None) -> tuple[float, np.ndarray]:
     """Lowest eigenvalue of the orbital Hessian, as far as its sign is certain.
 
     Args:
-        field: PySCF's RHF, UHF, RKS or UKS object with mo_energy, mo_coeff and mo_occ of the solution.
+        field: PySCF's RHF, UHF, RKS or UKS object with mo_coeff and mo_occ of the solution.
+        fock: Fock matrix of the solution [Eh], in PySCF's shape; built if it is not given.
 
     Returns:
         Curvature of the energy [Eh] along a rotation of orbitals (angles in rad, both orbitals of a pair), inf if there
@@ -35,7 +36,7 @@ def lowest_curvature(field: Any) -> tuple[float, np.ndarray]:
     """
     unrestricted = np.asarray(field.mo_occ).ndim == 2
     generate = gen_g_hop_uhf if unrestricted else gen_g_hop_rhf
-    _, product, diagonal = generate(field, field.mo_coeff, field.mo_occ, with_symmetry=False)
+    _, product, diagonal = generate(field, field.mo_coeff, field.mo_occ, fock_ao=fock, with_symmetry=False)
     if not diagonal.size:
         return float("inf"), diagonal
     return _lowest_eigenpair(lambda x: 2 * product(x).ravel(), 2 * diagonal.ravel())
