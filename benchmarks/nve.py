@@ -104,8 +104,9 @@ def main() -> None:
     rows = [run(name, arguments.picoseconds, precision=arguments.precision) for name in arguments.molecules]
     for row in rows:
         print(
-            f"{row['molecule']:8} {row['precision']}: drift {row['drift_Eh_per_atom_per_ps']:.2e} Eh/atom/ps, scatter "
-            f"{row['scatter_Eh_per_atom']:.1e} Eh/atom, {row['mean_temperature_K']:.0f} K, {row['ms_per_step']:.1f} ms/step"
+            f"{row['molecule']:8} {row['precision']}: drift {row['drift_Eh_per_atom_per_ps']:.2e} Eh/atom/ps, "
+            f"scatter {row['scatter_Eh_per_atom']:.1e} Eh/atom, {row['mean_temperature_K']:.0f} K, "
+            f"{row['ms_per_step']:.1f} ms/step"
         )
     with written_whole(arguments.out) as beside:
         Path(beside).write_text(json.dumps(rows, indent=1) + "\n")

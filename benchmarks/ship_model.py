@@ -26,6 +26,7 @@ SHOWN = {
     "gap_mae_eV": "gap MAE [eV]",
     "energy_fast_mae_kcal_per_mol": "fast energy MAE [kcal/mol]",
     "energy_variational_mae_kcal_per_mol": "variational energy MAE [kcal/mol]",
+    "energy_corrected_mae_kcal_per_mol": "corrected energy MAE [kcal/mol]",
     "dipole_mae_D": "dipole MAE [D]",
 }
 
@@ -43,7 +44,11 @@ def main() -> None:
         raise SystemExit(f"error: {arguments.metrics} is of another checkpoint than {arguments.model}")
     header = checkpoint.read_header(arguments.model)
     errors = {text: float(f"{found['metrics'][key]:.4g}") for key, text in SHOWN.items() if key in found["metrics"]}
-    errors |= {"molecules": found["molecules"], "labels": found["labels"]["file"], "split": found["split"]}
+    errors |= {
+        "molecules": found["molecules"],
+        "labels": ", ".join(labels["file"] for labels in found["labels"]),
+        "split": found["split"],
+    }
     name = arguments.name or header.name
     arguments.into.mkdir(parents=True, exist_ok=True)
     path = arguments.into / f"{name}.safetensors"

@@ -2,9 +2,9 @@
 
     python benchmarks/organic/distort_geometries.py GEOMETRIES.xyz -o distorted.xyz --count 280 --seed 1
 
-Takes geometries of training molecules in the order of a hash, one of each, shrinks or stretches it as a whole by -12 to
-+8 %, and moves each atom at random (normal, 0.06 angstrom for heavy atoms, 0.18 for H). What brings two atoms nearer than
-0.7 times the sum of their covalent radii is drawn again.
+Takes geometries of training molecules in the order of a hash, one of each, shrinks or stretches it as a whole by -12
+to +8 %, and moves each atom at random (normal, 0.06 angstrom for heavy atoms, 0.18 for H). What brings two atoms
+nearer than 0.7 times the sum of their covalent radii is drawn again.
 """
 
 from __future__ import annotations

@@ -8,7 +8,8 @@ import json
 import os
 import platform
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -32,14 +33,14 @@ class SplitName(StrEnum):
 
 def evaluate(
     model: Annotated[str, typer.Argument(help="Shipped model (see `mlsemi models`) or checkpoint.")],
-    labels: Annotated[Path, typer.Argument(help="Label file of the method and basis of the model.")],
+    labels: Annotated[list[Path], typer.Argument(help="Label files of the method and basis of the model.")],
     split: Annotated[
         SplitName, typer.Option(help="Part of the split by molecule, for labels that are named by their SMILES.")
     ] = SplitName.all,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Folder for the results; default: MODEL-on-LABELS here.")
     ] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many labels.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many labels of each file.")] = None,
     variational: Annotated[
         bool,
         typer.Option("--variational/--no-variational", help="Also variational energies: a Fock build by PySCF each."),
@@ -59,22 +60,29 @@ def evaluate(
     from mlsemi.data.store import LabelStore
     from mlsemi.model import find_model
     from mlsemi.train.evaluate import evaluate as run
-    from mlsemi.train.evaluate import select
+    from mlsemi.train.evaluate import select, together
     from mlsemi.train.plots import plot_estimates, plot_parity
 
     try:
         path = find_model(model)
-        with LabelStore.open(labels) as store:
-            header, engine = checkpoint.load(path)
-            indices = select(store, split=split.value, limit=limit)
-            folder = output or Path(f"{path.stem if path.stem != 'model' else header.name}-on-{labels.stem}")
+        header, engine = checkpoint.load(path)
+        with ExitStack() as stack, Display({"predict": "molecules", "variational": "molecules"}) as display:
+            stores = [stack.enter_context(LabelStore.open(file)) for file in labels]
+            chosen = [select(store, split=split.value, limit=limit) for store in stores]
+            folder = output or Path(f"{path.stem if path.stem != 'model' else header.name}-on-{labels[0].stem}")
             folder.mkdir(parents=True, exist_ok=True)
-            with Display({"predict": "molecules", "variational": "molecules"}) as display:
-                found = run(header, engine, store, indices, variational=variational, jobs=jobs, report=display.show)
-            said = _provenance(header, path, store, split.value)
+            found = together(
+                header,
+                [
+                    run(header, engine, store, indices, variational=variational, jobs=jobs, report=display.show)
+                    for store, indices in zip(stores, chosen, strict=True)
+                ],
+            )
+            said = _provenance(header, path, stores, split.value)
+        what = ", ".join(file.name for file in labels)
         _write_json(folder / "metrics.json", said | _numbers(found))
         _write_rows(folder / "per_molecule.csv", found)
-        title = f"{header.name} on {labels.name}, {len(found.rows)} molecules"
+        title = f"{header.name} on {what}, {len(found.rows)} molecules"
         plot_parity(found, folder / "parity.png", title=title)
         plots = ["parity.png"]
         if plot_estimates(found.rows, folder / "estimates.png", title=title, calibration=header.calibration):
@@ -85,11 +93,11 @@ def evaluate(
     except (ValueError, OSError, RuntimeError, ImportError, SafetensorError) as error:
         typer.echo(f"error: {' '.join(str(error).split())}", err=True)
         raise typer.Exit(1) from error
-    _print(header, labels, found)
+    _print(header, what, found)
     typer.echo(f"written: {folder / 'metrics.json'}, per_molecule.csv, {', '.join(plots)}")
 
 
-def _provenance(header: Header, model: Path, store: LabelStore, split: str) -> dict[str, Any]:
+def _provenance(header: Header, model: Path, stores: Sequence[LabelStore], split: str) -> dict[str, Any]:
     """What was compared with what, and by what."""
     import numpy as np
     import torch
@@ -105,15 +113,18 @@ def _provenance(header: Header, model: Path, store: LabelStore, split: str) -> d
             "basis": header.basis.name,
             "baseline": header.baseline,
         },
-        "labels": {
-            "file": Path(store.path).name,
-            "sha256": _sha256(Path(store.path)),
-            "method": store.method,
-            "resolved_functional": store.resolved_functional,
-            "encoding": store.fock_encoding,
-            "labels": len(store),
-            "versions": str(store.attrs.get("versions", "")),
-        },
+        "labels": [
+            {
+                "file": Path(store.path).name,
+                "sha256": _sha256(Path(store.path)),
+                "method": store.method,
+                "resolved_functional": store.resolved_functional,
+                "encoding": store.fock_encoding,
+                "labels": len(store),
+                "versions": str(store.attrs.get("versions", "")),
+            }
+            for store in stores
+        ],
         "split": split,
         "command": " ".join(["mlsemi", *sys.argv[1:]]),
         "versions": {
@@ -182,14 +193,14 @@ def _near_one(value: float) -> str:
     return f"{value:.4f}" if value < 0.999 else f"1 - {max(1 - value, 0):.1e}"
 
 
-def _print(header: Header, labels: Path, found: Evaluation) -> None:
+def _print(header: Header, labels: str, found: Evaluation) -> None:
     from rich.console import Console
     from rich.table import Table
 
     from mlsemi.train.metrics import BRIEF, ESTIMATED_MODES, METRICS
 
     console = Console(highlight=False)
-    table = Table(title=f"{header.name} on {labels.name}: {len(found.rows)} molecules", title_justify="left")
+    table = Table(title=f"{header.name} on {labels}: {len(found.rows)} molecules", title_justify="left")
     table.add_column("error")
     table.add_column("value", justify="right")
     table.add_column("unit")

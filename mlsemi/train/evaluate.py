@@ -160,6 +160,18 @@ def evaluate(
     return Evaluation(rows, parity, metrics, by_class(rows), by_group(rows), tuple(warnings))
 
 
+def together(header: Header, parts: Sequence[Evaluation]) -> Evaluation:
+    """Evaluations of one model on several label files as one."""
+    if len(parts) == 1:
+        return parts[0]
+    rows = [row for part in parts for row in part.rows]
+    parity = Parity()
+    for name in vars(parity):
+        getattr(parity, name).extend(pair for part in parts for pair in getattr(part.parity, name))
+    warnings = tuple(dict.fromkeys(text for part in parts for text in part.warnings))
+    return Evaluation(rows, parity, average(rows, header.calibration), by_class(rows), by_group(rows), warnings)
+
+
 def _correct_all(header: Header, rows: Sequence[Row]) -> None:
     """Adds the errors of the corrected energies, if the model has a correction."""
     from mlsemi.reference.modes import stored_correction

@@ -63,7 +63,7 @@ def test_writes_all_and_prints_a_table(run, labels, tmp_path):
     assert data["metrics"]["energy_fast_mae_mEh"] == pytest.approx(1.0, rel=2e-2)
     assert (data["molecules"], data["split"]) == (2, "all")
     assert data["model"]["name"] == "tiny"
-    assert len(data["labels"]["sha256"]) == 64
+    assert len(data["labels"][0]["sha256"]) == 64
     assert set(data["by_heavy_atoms"]) == {"0", "1"}
     assert "dipole_mae_D" not in data["metrics"]
     with (tmp_path / "out" / "per_molecule.csv").open() as file:
@@ -71,6 +71,15 @@ def test_writes_all_and_prints_a_table(run, labels, tmp_path):
     assert [row["name"] for row in rows] == ["O", "[H][H]"]
     assert float(rows[1]["h_mae"]) == pytest.approx(5e-4, rel=1e-2)
     assert (tmp_path / "out" / "parity.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_several_files_are_taken_together(run, labels, tmp_path):
+    assert run(labels, labels, "-o", "out").exit_code == 0
+    data = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert data["molecules"] == 4
+    assert len(data["labels"]) == 2
+    # the same molecules twice have the same mean
+    assert data["metrics"]["h_mae_uEh"] == pytest.approx(1000 * (1 / 7 + 1 / 2) / 2, rel=1e-2)
 
 
 def test_the_folder_has_a_name_by_default(run, labels, tmp_path):
