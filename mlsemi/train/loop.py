@@ -145,13 +145,18 @@ def _setup(
         whole = [split_labels(store, config) for store in stores]
         parts = [without_degenerate(store, part) for store, part in zip(stores, whole, strict=True)]
         left_out = sum(len(p[k]) for p in whole for k in (0, 1)) - sum(len(p[k]) for p in parts for k in (0, 1))
-        if not all(any(part[k] for part in parts) for k in (0, 1)):
-            raise ValueError("all labels to train on, or all to validate with, are of states that are not unique")
+        counts = [sum(len(part[k]) for part in parts) for k in (0, 1)]
+        if not all(counts):
+            without = f" (and {left_out} of states that are not unique)" if left_out else ""
+            raise ValueError(
+                f"the labels split into {counts[0]} for training and {counts[1]} for validation{without}: both parts "
+                "need some"
+            )
         if left_out:
             say(Progress("prepare", 0, 1, 0.0, note=f"{left_out} {LEFT_OUT}"))
         used = [store.molecule(i) for store, p in zip(stores, parts, strict=True) for i in (*p[0], *p[1])]
         _check_states(config, used)
-        header = _header(config, first, used, [sum(len(p[k]) for p in parts) for k in (0, 1)])
+        header = _header(config, first, used, counts)
         header = replace(header, training=dict(header.training) | {"labels_degenerate_left_out": left_out})
         header, engine = _begin(header, start)
         total, before, began = len(used), 0, time.perf_counter()
@@ -203,7 +208,7 @@ def split_labels(store: LabelStore, config: Config) -> tuple[list[int], list[int
     The random split depends on seed and number of labels only; the split by molecule on the SMILES alone.
 
     Raises:
-        ValueError: if either part is empty, or labels to be split by molecule are not named by their SMILES.
+        ValueError: for labels to be split by molecule that are not named by their SMILES.
     """
     count = len(store) if config.data.limit is None else min(len(store), config.data.limit)
     if config.data.split == "molecule":
@@ -213,11 +218,6 @@ def split_labels(store: LabelStore, config: Config) -> tuple[list[int], list[int
         order = np.random.default_rng(config.training.seed).permutation(count).tolist()
         held = max(1, round(config.data.validation * count))
         parts = sorted(order[held:]), sorted(order[:held])
-    if not parts[0] or not parts[1]:
-        raise ValueError(
-            f"{count} labels split into {len(parts[0])} for training and {len(parts[1])} for validation: "
-            "both parts need some"
-        )
     return parts
 
 

@@ -32,6 +32,8 @@ class Sample:
         inverse_root: S^-1/2, shape (ao, ao), float32.
         mo_coeff: orbitals of the label, shape (spin, ao, mo), float32.
         n_occupied: number of occupied orbitals of each spin.
+        energy_weight: derivative of 1/2 Tr[(F0 + F)(D - D0)] with respect to F, at the label, D being that of F; shape
+            (spin, ao, ao), float32. What an error of F does to the energy, to first order.
         repulsion: what the atomic energies have to give: E - 1/2 Tr[(F0 + F)(D - D0)] - pair energy [Eh].
     """
 
@@ -41,6 +43,7 @@ class Sample:
     inverse_root: Tensor
     mo_coeff: Tensor
     n_occupied: tuple[int, ...]
+    energy_weight: Tensor
     repulsion: float
 
 
@@ -48,7 +51,8 @@ class Sample:
 class SampleBatch:
     """Samples side by side, padded; attributes as in `Sample` with a leading molecule axis.
 
-    All have the same spin axis: with an open shell in the batch, a closed one has the same matrices twice.
+    All have the same spin axis: with an open shell in the batch, a closed one has the same matrices twice (and half the
+    weight).
     """
 
     batch: Batch
@@ -57,6 +61,7 @@ class SampleBatch:
     inverse_root: Tensor
     mo_coeff: Tensor
     n_occupied: Tensor
+    energy_weight: Tensor
     repulsion: Tensor
 
     def to(self, device: torch.device | str) -> SampleBatch:
@@ -116,9 +121,13 @@ def _prepare_chunk(store: LabelStore, indices: Sequence[int], engine: Engine) ->
         exact = engine.integrals(batch)
         terms = exact.baseline
         fock = whole_fock(store, stored_fock(records, batch), engine, batch, terms.fock)
-        state = solve_state(fock, exact.overlap, batch)
+        with torch.enable_grad():
+            state = solve_state(fock.requires_grad_(), exact.overlap, batch)
+            electronic = electronic_energy(terms.fock, fock, terms.density, state.density)
+            (energy_weight,) = torch.autograd.grad(electronic.sum(), fock)
+        fock = fock.detach()
         energy = torch.tensor([r.observables.energy for r in records], dtype=torch.float64)
-        repulsion = energy - electronic_energy(terms.fock, fock, terms.density, state.density) - terms.energy
+        repulsion = energy - electronic.detach() - terms.energy
         eye = torch.diag_embed((~batch.ao_mask).double())
         inverse_root = torch.linalg.inv(square_root(exact.overlap, batch.ao_mask) + eye) - eye
         residual = fock - terms.fock.unsqueeze(1)
@@ -134,6 +143,8 @@ def _prepare_chunk(store: LabelStore, indices: Sequence[int], engine: Engine) ->
                 inverse_root[k, :n, :n].float().clone(),
                 state.mo_coeff[k, :spins, :n, :n].float().clone(),
                 tuple(n_occupied[k][:spins]),
+                # a closed shell beside an open one was solved with two equal matrices, which share the derivative
+                (energy_weight[k].sum(0, keepdim=True) if spins == 1 else energy_weight[k])[:, :n, :n].float().clone(),
                 float(repulsion[k]),
             )
         )
@@ -145,15 +156,16 @@ def collate(samples: Sequence[Sample], engine: Engine) -> SampleBatch:
     cutoff = engine.network.config.cutoff
     batch = Batch.of([s.molecule for s in samples], engine.basis, cutoff=cutoff)
     n, spins = batch.ao_mask.shape[1], n_spin_channels(batch)
-    of_spin = np.zeros((2, len(samples), spins, n, n), dtype=np.float32)
+    of_spin = np.zeros((3, len(samples), spins, n, n), dtype=np.float32)
     of_both = np.zeros((2, len(samples), n, n), dtype=np.float32)
     for k, sample in enumerate(samples):
         size = sample.overlap.shape[0]
-        for part, matrix in enumerate((sample.residual, sample.mo_coeff)):
+        weight = sample.energy_weight * (len(sample.residual) / spins)
+        for part, matrix in enumerate((sample.residual, sample.mo_coeff, weight)):
             of_spin[part, k, :, :size, :size] = matrix.numpy()
         for part, matrix in enumerate((sample.overlap, sample.inverse_root)):
             of_both[part, k, :size, :size] = matrix.numpy()
-    residual, mo_coeff = torch.from_numpy(of_spin)
+    residual, mo_coeff, energy_weight = torch.from_numpy(of_spin)
     overlap, inverse_root = torch.from_numpy(of_both)
     return SampleBatch(
         batch=batch,
@@ -162,5 +174,6 @@ def collate(samples: Sequence[Sample], engine: Engine) -> SampleBatch:
         inverse_root=inverse_root,
         mo_coeff=mo_coeff,
         n_occupied=torch.tensor([s.n_occupied * (spins // len(s.n_occupied)) for s in samples]),
+        energy_weight=energy_weight,
         repulsion=torch.tensor([s.repulsion for s in samples], dtype=torch.float64),
     )

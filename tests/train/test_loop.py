@@ -201,8 +201,11 @@ def test_the_split_by_molecule_goes_by_smiles(configure, water_labels, tmp_path)
     # "O" trains, and no water of any other SMILES validates
     named = [replace(r, molecule=replace(r.molecule, name="O")) for r in records]
     write_store(tmp_path / "named.h5", named, attrs, fock_encoding="residual:atoms/1")
-    with LabelStore.open(tmp_path / "named.h5") as store, pytest.raises(ValueError, match="4 for training and 0 for"):
-        split_labels(store, config)
+    with LabelStore.open(tmp_path / "named.h5") as store:
+        assert split_labels(store, config) == ([0, 1, 2, 3], [])
+    only = replace(config, data=replace(config.data, labels=(str(tmp_path / "named.h5"),)))
+    with pytest.raises(ValueError, match="4 for training and 0 for"):
+        train(only)
 
 
 def test_labels_of_unlike_methods_are_refused(configure, water_labels, tmp_path):
