@@ -19,7 +19,7 @@ from mlsemi.engine import Engine
 from mlsemi.layout import AO_ORDER
 from mlsemi.nn.network import NetworkConfig
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 _KEY = "mlsemi"
 
 ADDED = ("network.state_embedding.", "network.charge_potential.", "network.spin_")

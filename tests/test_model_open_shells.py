@@ -5,8 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from mlsemi.interop.ase import read_molecules
-from mlsemi.model import Model, load
+from mlsemi.model import Model
 from mlsemi.molecule import Molecule
 from mlsemi.reference.variational import variational
 
@@ -57,7 +56,7 @@ def test_a_mixed_list_equals_its_members_and_closed_shells_are_restricted(model)
 
 
 def test_a_closed_shell_beside_an_open_one_in_one_batch_is_restricted(model):
-    beside = model._predict_batch([WATER, RADICAL], forces=False)[0][0]
+    beside = model._predict_batch([WATER, RADICAL], False, False)[0][0]
     alone = model.predict(WATER)
     for name in ("fock", "density", "mo_energy", "mo_occ", "mo_coeff"):
         assert beside[name].shape == getattr(alone, name).shape, name
@@ -123,11 +122,3 @@ def test_atoms(model):
     np.testing.assert_allclose(atom.gradient, 0, atol=1e-12)
     assert not nothing.density.any()
     assert np.isfinite(nothing.energy)
-
-
-def test_a_checkpoint_from_before_open_shells_gives_what_it_gave(examples):
-    """Energy and HOMO by the release that had closed shells only; a float64 network rounds to 1e-12 Eh."""
-    water = read_molecules(examples / "water.xyz")[0]
-    found = load("water-pbe-def2svp", precision="float64").predict(water)
-    assert found.energy == pytest.approx(-76.27168734251, abs=1e-9)
-    assert found.homo == pytest.approx(-0.22753464013, abs=1e-9)

@@ -21,11 +21,31 @@ from mlsemi.nn.so2 import (
 )
 
 
+LIMIT = 2.0
+"""Root mean square that a tempered member of a bond state cannot exceed: a few times what is usual in training."""
+
+
+def tempered(state: Sequence[Tensor]) -> list[Tensor]:
+    """Each member of a bond state as x / sqrt(1 + <x^2> / LIMIT^2), the mean over its channels and (even, odd).
+
+    Hardly changes what is small; keeps gates and products from running away where a geometry is far from the training.
+    """
+    out = []
+    for x in state:
+        if x.shape[-1] == 0:
+            out.append(x)
+            continue
+        mean = (x * x).mean(tuple(range(1, x.dim())), keepdim=True)
+        out.append(x * torch.rsqrt(1 + mean / LIMIT**2))
+    return out
+
+
 class BondUpdate(nn.Module):
     """Updates the state of each bond from its two atoms.
 
-    Both atoms' features are mixed, added and turned into the bond frame; a dense layer with the state so far and with
-    the radial embedding, gates from the invariants, products of components, and a second dense layer follow.
+    Both atoms' features are mixed, added and turned into the bond frame and tempered; a dense layer with the state so
+    far and with the radial embedding, gates from the invariants, products of components, and a second dense layer
+    follow.
 
     Args:
         channels: (natural, unnatural) channels of each l of the atom features.
@@ -61,7 +81,7 @@ class BondUpdate(nn.Module):
             for a, b in zip(self.from_i(feature), self.from_j(feature), strict=True)
         ]
         bond = to_bond(mixed, wigner, self.channels)
-        bond = concatenate(bond, state)
+        bond = tempered(concatenate(bond, state))
         bond[0] = torch.cat([bond[0], radial], -1)
         hidden = self.into(bond)
         scales = self.radial(radial).split(self.widths, dim=-1)
@@ -69,7 +89,7 @@ class BondUpdate(nn.Module):
         invariant = silu(hidden[0])
         gates = self.gate(invariant).split(self.widths[1:], dim=-1)
         gated = [x * (g if x.dim() == 2 else g[:, None]) for x, g in zip(hidden[1:], gates, strict=True)]
-        hidden = [invariant, *gated]
+        hidden = tempered([invariant, *gated])
         extra = products(hidden, self.product_width)
         hidden = [torch.cat([x, extra[k]], -1) if k < len(extra) else x for k, x in enumerate(hidden)]
         return [old + new for old, new in zip(state, self.out(hidden), strict=True)]

@@ -144,7 +144,7 @@ class FockNetwork(nn.Module):
         self.updates = nn.ModuleList([AtomUpdate(channels) for _ in range(config.layers)])
         self.pair_readout = PairReadout(slots, widths, n * n)
         self.atom_readout = AtomReadout(slots, channels)
-        self.energy_readout = EnergyReadout(config.natural, n)
+        self.energy_readout = EnergyReadout(config.natural, widths[0], n)
         # what not every network has comes last, so that the random weights of all else do not depend on it
         if config.charges or config.open_shells:
             self.state_embedding = StateEmbedding(
@@ -210,7 +210,7 @@ class FockNetwork(nn.Module):
         invariant = feature[0][:, 0]
         return NetworkOutput(
             read(self.pair_readout, self.atom_readout),
-            self.energy_readout(invariant, element),
+            self.energy_readout(invariant, element, state[0], pair_type, near, i),
             spin_blocks,
             self.charge_potential(invariant, element, batch) if charged else None,
         )

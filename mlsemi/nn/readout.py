@@ -8,10 +8,13 @@ from math import sqrt
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import silu
 
 from mlsemi.blocks import Slots
 from mlsemi.nn.coupling import clebsch_gordan
 from mlsemi.nn.so2 import BondLinear, Linear
+
+_HIDDEN = 64
 
 
 def _first_slot(slots: Slots) -> tuple[list[int], list[int]]:
@@ -66,11 +69,13 @@ def pair_paths(slots: Slots) -> tuple[list[int], Tensor, Tensor]:
 
 
 def atom_paths(slots: Slots) -> tuple[list[tuple[int, int]], Tensor, Tensor]:
-    """The irreducible components of an atom block: shells a, b couple to L = |la - lb|..la + lb.
+    """The irreducible components of a symmetric atom block: shells a <= b couple to L = |la - lb|..la + lb.
+
+    A shell with itself gives even L only; odd ones are antisymmetric.
 
     Returns:
-        (natural, unnatural) number of paths for each L; the orthogonal matrix from components to the block, shape
-        (component, slot * slot), with components ordered by L, then m, then path (natural first); and for each
+        (natural, unnatural) number of paths for each L; the matrix with orthonormal rows from components to the block,
+        shape (component, slot * slot), with components ordered by L, then m, then path (natural first); and for each
         component its path, shape (component,).
     """
     first, ladder = _first_slot(slots)
@@ -79,37 +84,22 @@ def atom_paths(slots: Slots) -> tuple[list[tuple[int, int]], Tensor, Tensor]:
     for big in range(2 * slots.l_max + 1):
         natural, unnatural = [], []
         for a, la in enumerate(ladder):
-            for b, lb in enumerate(ladder):
-                if abs(la - lb) <= big <= la + lb:
-                    block = torch.zeros(2 * big + 1, n, n, dtype=torch.float64)
-                    coupling = clebsch_gordan(la, lb, big) * sqrt(2 * big + 1)
-                    rows = slice(first[a], first[a] + 2 * la + 1), slice(first[b], first[b] + 2 * lb + 1)
-                    block[:, rows[0], rows[1]] = coupling.permute(2, 0, 1)
-                    (natural if (la + lb + big) % 2 == 0 else unnatural).append(block)
+            for b, lb in enumerate(ladder[a:], start=a):
+                if not abs(la - lb) <= big <= la + lb or (a == b and big % 2):
+                    continue
+                coupling = (clebsch_gordan(la, lb, big) * sqrt(2 * big + 1)).permute(2, 0, 1)
+                rows = slice(first[a], first[a] + 2 * la + 1), slice(first[b], first[b] + 2 * lb + 1)
+                block = torch.zeros(2 * big + 1, n, n, dtype=torch.float64)
+                block[:, rows[0], rows[1]] = coupling
+                block = (block + block.mT) / (2.0 if a == b else sqrt(2))
+                (natural if (la + lb + big) % 2 == 0 else unnatural).append(block)
         counts.append((len(natural), len(unnatural)))
         both = natural + unnatural
-        blocks.append(torch.stack(both, dim=1).reshape(-1, n * n))
-        path += list(range(n_paths, n_paths + len(both))) * (2 * big + 1)
-        n_paths += len(both)
+        if both:
+            blocks.append(torch.stack(both, dim=1).reshape(-1, n * n))
+            path += list(range(n_paths, n_paths + len(both))) * (2 * big + 1)
+            n_paths += len(both)
     return counts, torch.cat(blocks), torch.tensor(path)
-
-
-BELIEVED = 50.0
-"""A pair component this many times its typical size in the training is not believed: far outside of the training the
-products of the network can run away."""
-
-
-def bounded(component: Tensor) -> Tensor:
-    """Components whose size stays below `BELIEVED`, smoothly: x / (1 + (|x| / BELIEVED)^8)^(1/8).
-
-    At ten times the typical size this changes x by 3e-7 of itself. The size of (even, odd) is that of both together, so
-    that they still turn and reflect alike.
-
-    Args:
-        component: shape (pair, path) for m = 0, or (pair, 2, path).
-    """
-    square = component**2 if component.dim() == 2 else (component**2).sum(1, keepdim=True)
-    return component * (1 + (square / BELIEVED**2) ** 4) ** (-1 / 8)
 
 
 class PairReadout(nn.Module):
@@ -147,7 +137,7 @@ class PairReadout(nn.Module):
         """Blocks in the bond frame [Eh], shape (pair, slot, slot)."""
         gates = self.type_gate[pair_type].split(self.widths, dim=-1)
         gated = [x * (g if x.dim() == 2 else g[:, None]) for x, g in zip(state, gates, strict=True)]
-        components = torch.cat([bounded(x).flatten(1) for x in self.out(gated[: len(self.out.layers)])], dim=1)
+        components = torch.cat([x.flatten(1) for x in self.out(gated[: len(self.out.layers)])], dim=1)
         scaled = components * self.scale(pair_type, distance)
         return (scaled @ self.matrix).view(-1, self.n_slots, self.n_slots)
 
@@ -192,33 +182,47 @@ class AtomReadout(nn.Module):
                 out.append(x[..., c[0] :] @ v[element])
             parts.append(torch.cat(out, dim=-1).flatten(1))
         components = torch.cat(parts, dim=1) * self.scale[element].index_select(1, self.path)
-        block = (components @ self.matrix).view(-1, self.n_slots, self.n_slots)
-        return 0.5 * (block + block.mT) + self.mean[element]
+        return (components @ self.matrix).view(-1, self.n_slots, self.n_slots) + self.mean[element]
 
 
 class EnergyReadout(nn.Module):
-    """Invariants of each atom to its energy.
+    """Invariants of atoms and bonds to the energy of each atom.
 
     Args:
-        scalars: number of invariant channels.
+        scalars: invariant channels of the atoms.
+        invariants: invariant channels of the bond state.
         n_elements: number of elements.
     """
 
     offset: Tensor
     scale: Tensor
 
-    def __init__(self, scalars: int, n_elements: int) -> None:
+    def __init__(self, scalars: int, invariants: int, n_elements: int) -> None:
         super().__init__()
-        self.hidden = Linear(scalars, 64, bias=True)
-        self.out = nn.Parameter(torch.randn(n_elements, 64) * 0.02)
+        self.hidden = Linear(scalars, _HIDDEN, bias=True)
+        self.out = nn.Parameter(torch.randn(n_elements, _HIDDEN) * 0.02)
+        self.pair_hidden = Linear(invariants, _HIDDEN, bias=True)
+        self.pair_out = nn.Parameter(torch.randn(n_elements**2, _HIDDEN) * 0.02)
         # total energies of atoms need float64 whatever the precision of the network: as two numbers of lower precision
         self.register_buffer("offset", torch.zeros(2, n_elements))
         self.register_buffer("scale", torch.ones(()))
 
-    def forward(self, scalars: Tensor, element: Tensor) -> Tensor:
-        """Atomic energies [Eh], shape (atom,), float64."""
-        hidden = nn.functional.silu(self.hidden(scalars))
-        correction = (hidden * self.out[element]).sum(-1) * self.scale
+    def forward(
+        self, scalars: Tensor, element: Tensor, invariants: Tensor, pair_type: Tensor, near: Tensor, first: Tensor
+    ) -> Tensor:
+        """Atomic energies [Eh], shape (atom,), float64.
+
+        Args:
+            scalars: of the atoms, shape (atom, scalar).
+            element: of the atoms, shape (atom,).
+            invariants: of the directed pairs, shape (pair, invariant).
+            pair_type: ordered element pair of each, shape (pair,).
+            near: envelope of each pair, shape (pair,).
+            first: the atom that a pair's energy counts to, shape (pair,).
+        """
+        of_atom = (silu(self.hidden(scalars)) * self.out[element]).sum(-1)
+        of_pair = (silu(self.pair_hidden(invariants)) * self.pair_out[pair_type]).sum(-1) * near
+        correction = of_atom.index_add(0, first, of_pair) * self.scale
         return correction.double() + self.offset.double().sum(0)[element]
 
     def set_offset(self, offset: Tensor) -> None:

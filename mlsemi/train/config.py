@@ -40,7 +40,7 @@ class LossConfig:
         ao: mean absolute error of the elements of F [mEh].
         orthonormal: the same in the basis S^-1/2 F S^-1/2 [mEh].
         occupied_virtual: root mean square over the occupied-virtual block in the reference orbitals [mEh].
-        energy: absolute error of the energy of the fast mode per atom, to first order in that of F [mEh].
+        energy: absolute error of the repulsive energy per atom [mEh].
     """
 
     ao: float = 1.0

@@ -32,8 +32,6 @@ class Sample:
         inverse_root: S^-1/2, shape (ao, ao), float32.
         mo_coeff: orbitals of the label, shape (spin, ao, mo), float32.
         n_occupied: number of occupied orbitals of each spin.
-        energy_weight: derivative of 1/2 Tr[(F0 + F)(D - D0)] with respect to F, at the label, D being that of F; shape
-            (spin, ao, ao), float32. What an error of F does to the energy, to first order.
         repulsion: what the atomic energies have to give: E - 1/2 Tr[(F0 + F)(D - D0)] - pair energy [Eh].
     """
 
@@ -43,7 +41,6 @@ class Sample:
     inverse_root: Tensor
     mo_coeff: Tensor
     n_occupied: tuple[int, ...]
-    energy_weight: Tensor
     repulsion: float
 
 
@@ -51,8 +48,7 @@ class Sample:
 class SampleBatch:
     """Samples side by side, padded; attributes as in `Sample` with a leading molecule axis.
 
-    All have the same spin axis: with an open shell in the batch, a closed one has the same matrices twice (and half the
-    weight).
+    All have the same spin axis: with an open shell in the batch, a closed one has the same matrices twice.
     """
 
     batch: Batch
@@ -61,7 +57,6 @@ class SampleBatch:
     inverse_root: Tensor
     mo_coeff: Tensor
     n_occupied: Tensor
-    energy_weight: Tensor
     repulsion: Tensor
 
     def to(self, device: torch.device | str) -> SampleBatch:
@@ -121,13 +116,9 @@ def _prepare_chunk(store: LabelStore, indices: Sequence[int], engine: Engine) ->
         exact = engine.integrals(batch)
         terms = exact.baseline
         fock = whole_fock(store, stored_fock(records, batch), engine, batch, terms.fock)
-        with torch.enable_grad():
-            state = solve_state(fock.requires_grad_(), exact.overlap, batch)
-            electronic = electronic_energy(terms.fock, fock, terms.density, state.density)
-            (energy_weight,) = torch.autograd.grad(electronic.sum(), fock)
-        fock = fock.detach()
+        state = solve_state(fock, exact.overlap, batch)
         energy = torch.tensor([r.observables.energy for r in records], dtype=torch.float64)
-        repulsion = energy - electronic.detach() - terms.energy
+        repulsion = energy - electronic_energy(terms.fock, fock, terms.density, state.density) - terms.energy
         eye = torch.diag_embed((~batch.ao_mask).double())
         inverse_root = torch.linalg.inv(square_root(exact.overlap, batch.ao_mask) + eye) - eye
         residual = fock - terms.fock.unsqueeze(1)
@@ -143,8 +134,6 @@ def _prepare_chunk(store: LabelStore, indices: Sequence[int], engine: Engine) ->
                 inverse_root[k, :n, :n].float().clone(),
                 state.mo_coeff[k, :spins, :n, :n].float().clone(),
                 tuple(n_occupied[k][:spins]),
-                # a closed shell beside an open one was solved with two equal matrices, which share the derivative
-                (energy_weight[k].sum(0, keepdim=True) if spins == 1 else energy_weight[k])[:, :n, :n].float().clone(),
                 float(repulsion[k]),
             )
         )
@@ -156,16 +145,15 @@ def collate(samples: Sequence[Sample], engine: Engine) -> SampleBatch:
     cutoff = engine.network.config.cutoff
     batch = Batch.of([s.molecule for s in samples], engine.basis, cutoff=cutoff)
     n, spins = batch.ao_mask.shape[1], n_spin_channels(batch)
-    of_spin = np.zeros((3, len(samples), spins, n, n), dtype=np.float32)
+    of_spin = np.zeros((2, len(samples), spins, n, n), dtype=np.float32)
     of_both = np.zeros((2, len(samples), n, n), dtype=np.float32)
     for k, sample in enumerate(samples):
         size = sample.overlap.shape[0]
-        weight = sample.energy_weight * (len(sample.residual) / spins)
-        for part, matrix in enumerate((sample.residual, sample.mo_coeff, weight)):
+        for part, matrix in enumerate((sample.residual, sample.mo_coeff)):
             of_spin[part, k, :, :size, :size] = matrix.numpy()
         for part, matrix in enumerate((sample.overlap, sample.inverse_root)):
             of_both[part, k, :size, :size] = matrix.numpy()
-    residual, mo_coeff, energy_weight = torch.from_numpy(of_spin)
+    residual, mo_coeff = torch.from_numpy(of_spin)
     overlap, inverse_root = torch.from_numpy(of_both)
     return SampleBatch(
         batch=batch,
@@ -174,6 +162,5 @@ def collate(samples: Sequence[Sample], engine: Engine) -> SampleBatch:
         inverse_root=inverse_root,
         mo_coeff=mo_coeff,
         n_occupied=torch.tensor([s.n_occupied * (spins // len(s.n_occupied)) for s in samples]),
-        energy_weight=energy_weight,
         repulsion=torch.tensor([s.repulsion for s in samples], dtype=torch.float64),
     )

@@ -12,8 +12,9 @@ from mlsemi.blocks import BlockMap, Slots
 from mlsemi.frames import BondFrames
 from mlsemi.layout import AOLayout
 from mlsemi.molecule import Molecule
+from mlsemi.nn.interaction import LIMIT, tempered
 from mlsemi.nn.network import FockNetwork, NetworkConfig
-from mlsemi.nn.readout import BELIEVED, atom_paths, bounded, pair_paths
+from mlsemi.nn.readout import atom_paths, pair_paths
 from mlsemi.nn.so2 import bond_widths, feature_channels, from_bond, to_bond
 
 SMALL = NetworkConfig(natural=8, unnatural=4, bond=(16, 6, 8, 8, 4), layers=2, product=4, radial=8, n_radial=8)
@@ -135,12 +136,17 @@ def test_cutoff_is_smooth(cutoff):
 @pytest.mark.parametrize("basis", ["sto-3g", "def2-svp", "def2-tzvp"])
 @pytest.mark.parametrize("paths", [pair_paths, atom_paths])
 def test_readout_components_are_an_orthonormal_basis_of_blocks(basis, paths):
+    """Of all blocks for pairs, of the symmetric ones for atoms."""
     slots = Slots.of(load_basis(basis), [1, 8])
     _, matrix, path = paths(slots)
-    assert matrix.shape == (slots.n_slots**2, slots.n_slots**2)
+    n = slots.n_slots
+    assert matrix.shape == (n**2 if paths is pair_paths else n * (n + 1) // 2, n**2)
     assert len(path) == len(matrix)
     # rounding of products of a few coefficients
     torch.testing.assert_close(matrix @ matrix.mT, torch.eye(len(matrix), dtype=matrix.dtype), atol=1e-12, rtol=0)
+    if paths is atom_paths:
+        blocks = matrix.view(-1, n, n)
+        torch.testing.assert_close(blocks, blocks.mT, atol=0, rtol=0)
 
 
 @pytest.mark.parametrize(
@@ -169,12 +175,26 @@ def test_bond_state_round_trip(rng):
         torch.testing.assert_close(back, original, atol=1e-13, rtol=0)
 
 
-def test_components_are_bounded_and_usual_ones_untouched(rng):
-    usual = torch.from_numpy(rng.uniform(-7, 7, size=(5, 2, 3)))
-    torch.testing.assert_close(bounded(usual), usual, rtol=1e-6, atol=0)
-    huge = 1e6 * torch.from_numpy(rng.normal(size=(5, 2, 3))).float()
-    size = torch.linalg.vector_norm(bounded(huge), dim=1)
-    torch.testing.assert_close(size, torch.full_like(size, BELIEVED))
-    turn = torch.tensor([[0.6, -0.8], [0.8, 0.6]], dtype=torch.float64)
-    wild = 40 * torch.from_numpy(rng.normal(size=(5, 2, 3)))
-    torch.testing.assert_close(bounded(turn @ wild), turn @ bounded(wild))
+def test_tempered_states_are_bounded_turn_alike_and_usual_ones_hardly_change(rng):
+    usual = [torch.from_numpy(0.02 * rng.normal(size=shape)) for shape in ((5, 8), (5, 0), (5, 2, 6))]
+    for before, after in zip(usual, tempered(usual), strict=True):
+        # 1 / sqrt(1 + 0.02^2 / 2^2) is 1 - 5e-5
+        torch.testing.assert_close(after, before, rtol=2e-4, atol=0)
+    wild = [1e6 * x for x in usual]
+    for after in tempered(wild):
+        if after.numel():
+            mean = (after**2).flatten(1).mean(1)
+            torch.testing.assert_close(mean, torch.full_like(mean, LIMIT**2), rtol=1e-6, atol=0)
+    angle = 0.7
+    turn = torch.tensor([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    torch.testing.assert_close(tempered([turn @ wild[2]])[0], turn @ tempered([wild[2]])[0])
+
+
+def test_nothing_runs_away_where_atoms_nearly_touch():
+    """Far outside of any training the correction stays of the size of what is typical there."""
+    net = network("def2-svp", ELEMENTS, torch.float64)
+    usual, _ = correction(net, "def2-svp", [HYDROXYLAMINE])
+    squeezed = Molecule(HYDROXYLAMINE.numbers, 0.4 * HYDROXYLAMINE.positions)
+    found, _ = correction(net, "def2-svp", [squeezed])
+    # the scales grow by exp(0.5 / bohr) at most in this untrained network
+    assert np.abs(found[0]).max() < 50 * np.abs(usual[0]).max()
