@@ -196,10 +196,14 @@ def _stable(method: str, solution: tuple[Any, State], tolerance: float) -> tuple
     The orbital Hessian is that of the coarse grid, whose exchange-correlation kernel is the same to a few percent at a
     tenth of the cost; what is found is converged as any other, and taken if its energy is lower.
     """
-    field, first = solution
+    first, unchecked = solution[1], ()
     for _ in range(_MAX_DESCENTS):
         field, state = solution
-        start = _descent(field, method, state)
+        try:
+            start = _descent(field, method, state)
+        except _FAILURES as error:
+            unchecked = (f"whether the SCF solution is stable could not be checked: {type(error).__name__}: {error}",)
+            break
         if start is None:
             break
         try:
@@ -212,7 +216,8 @@ def _stable(method: str, solution: tuple[Any, State], tolerance: float) -> tuple
         builds = state.fock_builds + lower[1].fock_builds
         solution = lower[0], replace(lower[1], scheme=scheme, fock_builds=builds)
     drop = first.energy - solution[1].energy
-    return solution, (f"the first SCF solution was unstable, by {drop:.1e} Eh",) if drop else ()
+    unstable = (f"the first SCF solution was unstable, by {drop:.1e} Eh",) if drop else ()
+    return solution, unstable + unchecked
 
 
 def _descent(field, method: str, state: State) -> np.ndarray | None:  # noqa: ANN001
@@ -227,8 +232,6 @@ def _descent(field, method: str, state: State) -> np.ndarray | None:  # noqa: AN
     coarse.mo_occ = coarse.get_occ(coarse.mo_energy, coarse.mo_coeff)
     try:
         curvature, direction = lowest_curvature(coarse, state.fock)
-    except _FAILURES:
-        return None
     finally:
         if kohn_sham:
             coarse._numint.__dict__.pop("block_loop", None)  # holds the object that holds it

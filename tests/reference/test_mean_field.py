@@ -132,3 +132,15 @@ def test_names_are_resolved():
 def test_element_outside_of_the_basis_is_refused():
     with pytest.raises(ValueError, match="has no functions for O"):
         solve(water(), BASIS.subset([1]), method="hf")
+
+
+def test_a_stability_check_that_fails_is_told(monkeypatch):
+    from mlsemi.reference import mean_field as module
+
+    def fail(*_):
+        raise np.linalg.LinAlgError("no convergence")
+
+    monkeypatch.setattr(module, "lowest_curvature", fail)
+    amino = Molecule.from_angstrom([7, 1, 1], [[0, 0, 0], [0, 0.8, 0.6], [0, -0.8, 0.6]], spin=1)
+    label = solve(amino, load_basis("sto-3g"), method="hf")
+    assert any("stable could not be checked: LinAlgError: no convergence" in w for w in label.observables.warnings)
