@@ -129,11 +129,13 @@ def scf(model: Model, repeats: int, rounds: int) -> dict[str, Any]:
         "PySCF, defaults (conv_tol 1e-9)": converge,
         "PySCF, conv_tol 1e-6": lambda: converge(1e-6),
     }
-    times: dict[str, list[tuple[float, float]]] = {name: [] for name in ("mlsemi, fast", *runs)}
+    names = ("mlsemi, fast", "mlsemi, fast, with the error estimate of the energy", *runs)
+    times: dict[str, list[tuple[float, float]]] = {name: [] for name in names}
     for _ in range(3):
         model.predict(ethanol)
     for _ in range(rounds):
-        times["mlsemi, fast"] += [once(lambda: model.predict(ethanol)) for _ in range(repeats)]
+        times[names[0]] += [once(lambda: model.predict(ethanol, estimate=False)) for _ in range(repeats)]
+        times[names[1]] += [once(lambda: model.predict(ethanol)) for _ in range(repeats)]
         for name, run in runs.items():
             times[name].append(once(run))
     found = {name: Timing(*_medians(values), len(values)) for name, values in times.items()}
@@ -198,7 +200,7 @@ def _stage_times(model: Model, molecules: list[Molecule], repeats: int) -> dict[
             "F0": baseline,
             "network": lambda: engine.network(batch, exact.frames).correction(exact.blocks, batch, exact.overlap),
             "eigenproblem, density": lambda: solve_state(fock, exact.overlap, batch),
-            "whole prediction": lambda: model.predict(molecules),
+            "whole prediction": lambda: model.predict(molecules, estimate=False),
         }
         return {name: measure(job, repeats) for name, job in jobs.items()}
 
@@ -218,7 +220,7 @@ def network(model: Model, repeats: int) -> dict[str, Any]:
     cases = [("forward", forward, 15), ("forward and backward", step, 10)]
     for name, ours, target in cases:
         there = QHNET[name]
-        title = name if name == "forward" else "training step (ours: losses, backward, clipping, AdamW, moving average)"
+        title = name if name == "forward" else "training step (ours: losses, backward, clipping, Muon, moving average)"
         row = vars(ours) | {
             "qhnet_there_ms": there,
             "qhnet_scaled_cpu_ms": there * scale[1],
@@ -257,6 +259,7 @@ def _network_times(model: Model, size: int, repeats: int) -> tuple[Timing, Timin
     from mlsemi.frames import BondFrames
     from mlsemi.train.config import LossConfig, TrainingConfig
     from mlsemi.train.loss import loss_terms, total_loss
+    from mlsemi.train.optimizer import MuonAdamW
     from mlsemi.train.samples import Sample, collate
 
     engine = model.engine
@@ -289,7 +292,7 @@ def _network_times(model: Model, size: int, repeats: int) -> tuple[Timing, Timin
     weights = list(trained.network.parameters())
     average = [w.detach().clone() for w in weights]
     settings, losses = TrainingConfig(), LossConfig()
-    optimizer = torch.optim.AdamW(weights, lr=1e-6, betas=(0.9, 0.98))
+    optimizer = MuonAdamW(dict(trained.network.named_parameters()), learning_rate=1e-6, weight_decay=0.05)
 
     def step() -> None:
         made = collate(samples, trained)
