@@ -39,7 +39,8 @@ class Header:
         baseline: kind of F0.
         network: size of the network.
         overlap_floor: see `mlsemi.engine.Engine`.
-        domain: what the model was trained on: `charges`, `spins` (lists), `max_atoms`, and `formulas` if they are few.
+        domain: what the model was trained on: `charges`, `spins`, `states` (lists; pairs of both), `max_atoms`,
+            `max_heavy_atoms`, and `formulas` if they are few.
         training: labels, steps, seed, versions: the record of the training.
         members: sizes of the further members, see `mlsemi.engine.Engine`.
         calibration: how estimates of energy errors are to be read, see `mlsemi.calibration`.
@@ -154,7 +155,7 @@ def read_header(path: str | Path) -> Header:
 def load_extended(path: str | Path, network: NetworkConfig) -> tuple[Header, Engine]:
     """As `load`, but for training further, with a network that may also see charges and open shells.
 
-    What the checkpoint lacks for that keeps its initialization.
+    What the checkpoint lacks for that keeps its initialization; its further members and its calibration are left out.
 
     Args:
         path: the checkpoint.
@@ -171,9 +172,11 @@ def load_extended(path: str | Path, network: NetworkConfig) -> tuple[Header, Eng
             f"{path} has network {header.network}, the configuration {network}: they must agree, but for charges and "
             "open_shells, which may be added"
         )
-    header = replace(header, network=network)
+    # what its error estimates are worth is not known of what it is trained to
+    header = replace(header, network=network, members=(), calibration={})
     engine = engine_of(header, build=False)
-    load_tensors(engine, tensors, path=path, keep=ADDED)
+    own = {name: value for name, value in tensors.items() if not name.startswith("members.")}
+    load_tensors(engine, own, path=path, keep=ADDED)
     return header, engine
 
 

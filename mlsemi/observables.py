@@ -29,9 +29,9 @@ class Observables:
         spin_square: expectation value <S^2> of the determinant; zero for a restricted state.
         spins_mulliken: unpaired electrons (alpha minus beta) on each atom after Mulliken, shape (atom,).
         spins_loewdin: the same after Loewdin.
-        energy_error_estimate: error of the energy against the reference method that is to be expected [Eh]: of the fast
-            and corrected modes 68 % of the errors are smaller, for the variational mode see
-            `mlsemi.reference.second_order`.
+        energy_error_estimate: error of the energy against the reference method that is to be expected [Eh]: 68 % of the
+            errors are smaller, as found on validation molecules. The variational energy of a model that was not
+            calibrated has dE2 of `mlsemi.reference.second_order`, and so has the scf mode.
         energy_error_95: 95 % of the errors are smaller [Eh], as found on validation molecules.
         residual: largest element of |F D S - S D F| of the state [Eh].
         seconds: wall time spent.

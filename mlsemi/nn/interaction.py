@@ -20,7 +20,6 @@ from mlsemi.nn.so2 import (
     to_bond,
 )
 
-
 LIMIT = 2.0
 """Root mean square that a tempered member of a bond state cannot exceed: a few times what is usual in training."""
 

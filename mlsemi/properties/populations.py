@@ -30,7 +30,7 @@ def mulliken_charges(density: Tensor, overlap: Tensor, batch: Batch) -> Tensor:
 def loewdin_charges(density: Tensor, overlap: Tensor, batch: Batch) -> Tensor:
     """Loewdin charges q_A = Z_A - sum over AOs of A of (S^1/2 D S^1/2)_mumu (Loewdin 1950).
 
-    Differentiable once in density and overlap. With d functions or higher they are invariant under rotation because
+    Differentiable twice in density and overlap. With d functions or higher they are invariant under rotation because
     the AOs are spherical.
 
     Args:

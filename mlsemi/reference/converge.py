@@ -6,11 +6,13 @@ Hartree-Fock, and what fails there, takes PySCF's own SCF, then its second-order
 
 A start decides which solution an SCF finds. What is returned is therefore looked at:
 
-- the occupied orbitals are the lowest ones of each spin (aufbau);
+- the occupied orbitals are the lowest ones of each spin (aufbau); if they are not, the next scheme is tried, and what
+  no scheme finds is a warning;
 - it is a minimum, no saddle point: the lowest eigenvalue of its orbital Hessian (internal stability); from a saddle
-  point the energy is followed down;
+  point the energy is followed down, and one that cannot be left is a warning;
 - it is the solution that the prediction meant: no more than `ELECTRONS_MOVED` electrons left the predicted occupied
-  space. If more did, PySCF's default guess is converged too, and the lower solution of the two is returned.
+  space. If more did, PySCF's default guess is converged too, and the lower solution of the two is returned,
+  or this one with a warning if that SCF fails.
 
 Each of these that strikes is a warning. Another minimum that lies lower but beyond the prediction's reach is noticed
 with `compare=True` only, which always converges from PySCF's default guess as well: it costs what an SCF costs.
@@ -19,6 +21,7 @@ with `compare=True` only, which always converges from PySCF's default guess as w
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -81,10 +84,11 @@ class Converged:
         observables: energy, fock, overlap, density, orbitals, dipole, residual, seconds; energy_error_estimate is dE2
             of what is left to converge; warnings say if the solution is another one than the start suggested.
         scheme: 'two-grid', 'plain' (PySCF's SCF) or 'newton' (second-order SCF).
-        cycles: Fock matrices built on the reference grid.
+        cycles: Fock matrices built on the reference grid, for all solutions that the returned one was found by.
         coarse_cycles: Fock matrices built on the coarse grid besides.
         electrons_moved: electrons of one spin that left the predicted occupied space.
-        default_start: PySCF's SCF from its default guess, if it was run. Its time is not in that of the observables.
+        default_start: PySCF's SCF from its default guess, if it was run and converged. Its time and its cycles are in
+            those above only if its solution is the one that is returned.
     """
 
     observables: Observables
@@ -146,22 +150,27 @@ def converge(
             max_memory_mb=max_memory_mb,
         )
 
+    def moved_by(solution: Label) -> float:
+        assert solution.observables.density is not None
+        return electrons_moved(predicted, solution.observables.density, layout.from_pyscf(overlap))
+
     label = solved(predicted)
-    assert label.observables.density is not None and label.observables.energy is not None
-    moved = electrons_moved(predicted, label.observables.density, layout.from_pyscf(overlap))
+    moved = moved_by(label)
     seconds = time.perf_counter() - start
-    default, warnings = None, label.observables.warnings
+    default, compared = None, ()
+    if compare or moved > ELECTRONS_MOVED:
+        try:
+            default, lower, compared = _compared(mol, method, conv_tol, label, lambda d: solved(layout.from_pyscf(d)))
+        except (NotConvergedError, np.linalg.LinAlgError) as error:
+            if compare:
+                raise
+            lower = None
+            compared = (f"a lower solution may exist: the SCF from PySCF's default guess failed, {error}",)
+        if lower is not None:
+            label, moved, seconds = lower, moved_by(lower), time.perf_counter() - start
+    warnings = label.observables.warnings
     if moved > ELECTRONS_MOVED:
         warnings += (f"the SCF ended {moved:.2f} electrons of one spin away from the predicted state, in another one",)
-    if compare or moved > ELECTRONS_MOVED:
-        default, other = _from_default(mol, method, conv_tol)
-        difference = default.energy - label.observables.energy
-        if abs(difference) > SAME_SOLUTION:
-            which = "lower, and returned" if difference < 0 else "higher"
-            warnings += (f"PySCF's default guess leads to another solution, {abs(difference):.1e} Eh {which}",)
-        if difference < -SAME_SOLUTION:
-            label = solved(layout.from_pyscf(other.reshape(predicted.shape)))
-            warnings += label.observables.warnings
     start = time.perf_counter()
     slopes = _gradient(mol, method, layout, label.observables) if gradient else None
     observables = replace(
@@ -169,9 +178,31 @@ def converge(
         gradient=slopes,
         energy_error_estimate=_left(label.observables),
         seconds=seconds + time.perf_counter() - start,
-        warnings=warnings,
+        warnings=warnings + compared,
     )
     return Converged(observables, label.scheme, label.fock_builds, label.coarse_builds, moved, default)
+
+
+def _compared(
+    mol: Any, method: str, conv_tol: float, label: Label, solved: Callable[[np.ndarray], Label]
+) -> tuple[DefaultStart, Label | None, tuple[str, ...]]:
+    """PySCF's SCF from its default guess, its solution with all the work on both if it is lower, and a warning."""
+    assert label.observables.energy is not None
+    default, other = _from_default(mol, method, conv_tol)
+    difference = default.energy - label.observables.energy
+    if abs(difference) <= SAME_SOLUTION:
+        return default, None, ()
+    which = "lower, and returned" if difference < 0 else "higher"
+    warning = f"PySCF's default guess leads to another solution, {abs(difference):.1e} Eh {which}"
+    if difference > 0:
+        return default, None, (warning,)
+    lower = solved(other if other.ndim == 3 else other[None])
+    lower = replace(
+        lower,
+        fock_builds=label.fock_builds + default.cycles + lower.fock_builds,
+        coarse_builds=label.coarse_builds + lower.coarse_builds,
+    )
+    return default, lower, (warning,)
 
 
 def _left(observables: Observables) -> float | None:

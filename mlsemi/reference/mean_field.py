@@ -19,7 +19,7 @@ from mlsemi.basis import Basis
 from mlsemi.layout import AOLayout
 from mlsemi.molecule import Molecule, symbol_of
 from mlsemi.observables import Observables
-from mlsemi.reference.degeneracy import reasons
+from mlsemi.reference.degeneracy import DEGENERACY_GAP, reasons
 from mlsemi.reference.stability import UNSTABLE, lowest_curvature, rotated
 from mlsemi.reference.two_grid import State, commutator, keep_orbital_values, solve_two_grid
 
@@ -39,6 +39,15 @@ _DESCENT = 1e-7
 """A solution is taken for another, lower one if its energy is this much lower [Eh]: turning a degenerate state about
 its axis is no descent."""
 
+_CLEARLY_NEGATIVE = -1e-2
+"""A curvature below this is no matter of the coarse grid [Eh]: turning a degenerate state about its axis, which is
+exactly zero, comes out as -3e-3 and above (OH, NO, C2H2+, O, B, Cl with PBE and B3LYP)."""
+
+_MOVED = 0.01
+"""Electrons of one spin between a density and the aufbau density of its Fock matrix: nothing (1e-6 and less) if the
+state is converged, one if it is excited. A sum of atoms, which is no determinant at all but by symmetry commutes with
+its Fock matrix (H2 in a minimal basis), is 0.02 away."""
+
 _FAILURES = (ArithmeticError, AssertionError, LookupError, RuntimeError, ValueError)
 """What linear algebra and PySCF raise on an SCF that goes astray (numpy's LinAlgError is a ValueError)."""
 
@@ -49,7 +58,8 @@ class Label:
 
     Attributes:
         observables: energy, fock, overlap, density, orbitals, dipole, gradient (if asked for), residual, seconds,
-            warnings (why it is degenerate, and whether a lower solution was found than the first).
+            warnings (why it is degenerate, whether a lower solution was found than the first or is missing, and
+            whether an occupied orbital lies above an empty one).
         resolved_functional: what the method's name means in this PySCF, see `resolve_functional`.
         scheme: 'two-grid', 'plain' (PySCF's SCF) or 'newton' (second-order SCF); '+lower' after it if the first
             solution was unstable.
@@ -164,27 +174,41 @@ def solve(
     field, state = solution
     observables = _observables(field, state, layout, gradient=gradient)
     degenerate = reasons(molecule, layout, observables)
+    moved = _not_aufbau(field, state)
+    if moved > _MOVED:
+        warnings += (f"the SCF solution is not aufbau: {moved:.2f} electrons of one spin above empty orbitals",)
     observables = replace(observables, warnings=degenerate + warnings, seconds=time.perf_counter() - start)
     return Label(observables, resolved, state.scheme, state.fock_builds, bool(degenerate), state.coarse_builds)
 
 
 def _solution(mol: gto.Mole, method: str, density: np.ndarray | None, tolerance: float) -> tuple[Any, State]:
-    """Mean-field object and its self-consistent state, by the first scheme that reaches the tolerance."""
+    """Mean-field object and its self-consistent state, by the first scheme that reaches the tolerance.
+
+    A state that is not aufbau is for when no scheme finds another: the lowest of them is then returned.
+    """
     field = mean_field(mol, method, GRID_LEVEL)
     two_grid = isinstance(field, dft.rks.KohnShamDFT) and not field.do_nlc()
-    reached = []
+    reached: list[str] = []
+    excited: list[tuple[Any, State]] = []
     for attempt in [_two_grid] * two_grid + [_plain, _newton]:
         scheme = attempt.__name__.strip("_").replace("_", "-")
         try:
             state = attempt(field, density, tolerance)
+            aufbau = state.residual > tolerance or _not_aufbau(field, state) <= _MOVED
         except _FAILURES as error:
             # what it left in the object is of no use, and may be memory
             field = mean_field(mol, method, GRID_LEVEL)
             reached.append(f"{scheme} {type(error).__name__}: {error}")
             continue
+        if not aufbau:
+            excited.append((field, state))
+            reached.append(f"{scheme} not aufbau")
+            continue
         if state.residual <= tolerance:
             return field, state
         reached.append(f"{scheme} {state.residual:.1e}")
+    if excited:
+        return min(excited, key=lambda each: each[1].energy)
     raise NotConvergedError(
         f"SCF not converged to a residual of {tolerance:g} Eh; |FDS-SDF| reached: {', '.join(reached)}"
     )
@@ -196,48 +220,79 @@ def _stable(method: str, solution: tuple[Any, State], tolerance: float) -> tuple
     The orbital Hessian is that of the coarse grid, whose exchange-correlation kernel is the same to a few percent at a
     tenth of the cost; what is found is converged as any other, and taken if its energy is lower.
     """
-    first, unchecked = solution[1], ()
-    for _ in range(_MAX_DESCENTS):
+    first, doubts = solution[1], ()
+    for descents in range(_MAX_DESCENTS + 1):
         field, state = solution
         try:
-            start = _descent(field, method, state)
+            curvature, start = _descent(field, method, state)
         except _FAILURES as error:
-            unchecked = (f"whether the SCF solution is stable could not be checked: {type(error).__name__}: {error}",)
+            doubts = (f"whether the SCF solution is stable could not be checked: {type(error).__name__}: {error}",)
             break
         if start is None:
             break
+        found = f"(negative orbital Hessian on the coarse grid, {curvature:.1e} Eh) and no lower solution was reached"
+        if descents == _MAX_DESCENTS:
+            doubts = (f"the SCF solution is a saddle point {found}: given up after {descents} descents",)
+            break
         try:
             lower = _solution(field.mol, method, start, tolerance)
-        except NotConvergedError:
+        except NotConvergedError as error:
+            doubts = (f"the SCF solution is a saddle point {found}: {error}",)
             break
         if lower[1].energy > state.energy - _DESCENT:
+            if curvature < _CLEARLY_NEGATIVE:
+                doubts = (f"the SCF solution may be a saddle point {found}: the descent ended no lower",)
             break
         scheme = lower[1].scheme + _FOLLOWED
         builds = state.fock_builds + lower[1].fock_builds
         solution = lower[0], replace(lower[1], scheme=scheme, fock_builds=builds)
     drop = first.energy - solution[1].energy
     unstable = (f"the first SCF solution was unstable, by {drop:.1e} Eh",) if drop else ()
-    return solution, unstable + unchecked
+    return solution, unstable + doubts
 
 
-def _descent(field, method: str, state: State) -> np.ndarray | None:  # noqa: ANN001
-    """A density beyond which the energy falls, in PySCF's shape; None if the state is stable."""
+def _descent(field, method: str, state: State) -> tuple[float, np.ndarray | None]:  # noqa: ANN001
+    """Lowest curvature [Eh], and a density beyond which the energy falls, in PySCF's shape; None if it is stable."""
     coarse = mean_field(field.mol, method, COARSE_LEVEL)
     coarse._eri = field._eri
     kohn_sham = isinstance(coarse, dft.rks.KohnShamDFT)
     if kohn_sham:
         coarse.grids.build(with_non0tab=True)
         keep_orbital_values(coarse, field.mol.max_memory / 8)
-    coarse.mo_energy, coarse.mo_coeff = coarse.eig(state.fock, coarse.get_ovlp())
-    coarse.mo_occ = coarse.get_occ(coarse.mo_energy, coarse.mo_coeff)
+    coarse.mo_energy, coarse.mo_coeff, coarse.mo_occ = _orbitals(coarse, state)
     try:
         curvature, direction = lowest_curvature(coarse, state.fock)
     finally:
         if kohn_sham:
             coarse._numint.__dict__.pop("block_loop", None)  # holds the object that holds it
     if curvature > UNSTABLE:
-        return None
-    return np.asarray(coarse.make_rdm1(rotated(coarse, direction), coarse.mo_occ))
+        return curvature, None
+    return curvature, np.asarray(coarse.make_rdm1(rotated(coarse, direction), coarse.mo_occ))
+
+
+def _not_aufbau(field, state: State) -> float:  # noqa: ANN001
+    """Electrons of one spin that are not in the lowest orbitals; 0 if these are a matter of choice."""
+    overlap = field.get_ovlp()
+    energies, orbitals = field.eig(state.fock, overlap)
+    occupations = field.get_occ(energies, orbitals)
+    for e, o in zip(np.atleast_2d(energies), np.atleast_2d(occupations), strict=True):
+        if (o > 0).any() and (o == 0).any() and e[o == 0].min() - e[o > 0].max() < DEGENERACY_GAP:
+            return 0.0
+    change = (np.asarray(field.make_rdm1(orbitals, occupations)) - state.density) / (2 if field.mol.spin == 0 else 1)
+    moved = change @ overlap
+    return float(np.atleast_1d(0.5 * np.einsum("...ij,...ji->...", moved, moved)).max())
+
+
+def _orbitals(field, state: State) -> tuple[np.ndarray, np.ndarray, np.ndarray]:  # noqa: ANN001
+    """Energies [Eh], coefficients and occupations of a state, aufbau or not, in PySCF's shapes."""
+    overlap = field.get_ovlp()
+    energies, orbitals = field.eig(state.fock, overlap)
+    occupations = field.get_occ(energies, orbitals)
+    if _not_aufbau(field, state) > _MOVED:
+        held = np.einsum("...pi,...pi->...i", overlap @ orbitals, state.density @ overlap @ orbitals)
+        order = np.argsort(np.argsort(-held, axis=-1, kind="stable"), axis=-1)
+        occupations = np.take_along_axis(-np.sort(-occupations, axis=-1), order, axis=-1)
+    return energies, orbitals, occupations
 
 
 def mean_field(mol: gto.Mole, method: str, level: int):  # noqa: ANN202 (PySCF has no useful types)
@@ -295,9 +350,8 @@ def _observables(field, state: State, layout: AOLayout, *, gradient: bool) -> Ob
     """Everything that is stored, in mlsemi's order and with a spin axis."""
     mol = field.mol
     overlap = field.get_ovlp()
-    energies, coefficients = field.eig(state.fock, overlap)
-    field.mo_energy, field.mo_coeff = energies, coefficients
-    field.mo_occ = occupations = field.get_occ(energies, coefficients)
+    energies, coefficients, occupations = _orbitals(field, state)
+    field.mo_energy, field.mo_coeff, field.mo_occ = energies, coefficients, occupations
     forces = None
     if gradient:
         derivative = field.nuc_grad_method()

@@ -104,11 +104,19 @@ def in_mode(
         )
     estimate = found.error_estimate
     interval = stored_interval(header.calibration, mode)
+    if interval is not None and estimate is not None and estimate > interval.largest:
+        said = (
+            f"the residual says an error of {estimate:.1e} Eh, more than the {interval.largest:.1e} Eh at most of the "
+            f"molecules that errors of {header.name} were measured on"
+        )
+        if mode == "corrected":
+            raise ValueError(f"mode='corrected' is for the domain of the model only: {said}; take mode='variational'")
+        warnings += (said,)
     return replace(
         fast,
         energy=found.corrected_energy,
         gradient=gradient,
-        energy_error_estimate=estimate * correction.spread if correction and estimate is not None else estimate,
+        energy_error_estimate=estimate if interval is None or estimate is None else interval.scale_68 * estimate,
         energy_error_95=None if interval is None or estimate is None else interval.scale_95 * estimate,
         residual=found.residual,
         seconds=fast.seconds + time.perf_counter() - start,

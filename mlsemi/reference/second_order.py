@@ -91,16 +91,14 @@ def second_order(
 
 @dataclass(frozen=True)
 class Correction:
-    """How dE2 is used: E[D] - factor dE2 is the corrected energy, spread dE2 the error that is to be expected of it.
+    """How dE2 is used: E[D] - factor dE2 is the corrected energy.
 
     Attributes:
         factor: c of the corrected energy.
-        spread: 68 % of the molecules that it was fitted on have an error below spread times their dE2 after correction.
-        count: number of these.
+        count: number of molecules that it was fitted on.
     """
 
     factor: float
-    spread: float
     count: int
 
 
@@ -128,4 +126,4 @@ def fit_correction(true_errors: Sequence[float] | np.ndarray, estimates: Sequenc
     below = np.cumsum(weights[order])
     median = ratios[order][np.searchsorted(below, 0.5 * below[-1])]
     factor = float(np.clip(median, 0.0, LARGEST_CORRECTION))
-    return Correction(factor, float(np.quantile(np.abs(ratios - factor), 0.68)), int(used.sum()))
+    return Correction(factor, int(used.sum()))

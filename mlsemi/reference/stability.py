@@ -30,6 +30,9 @@ def lowest_curvature(field: Any, fock: np.ndarray | None = None) -> tuple[float,
         field: PySCF's RHF, UHF, RKS or UKS object with mo_coeff and mo_occ of the solution.
         fock: Fock matrix of the solution [Eh], in PySCF's shape; built if it is not given.
 
+    Raises:
+        ArithmeticError: if the sign is still open after the most products that are allowed.
+
     Returns:
         Curvature of the energy [Eh] along a rotation of orbitals (angles in rad, both orbitals of a pair), inf if there
         is nothing to rotate; and the direction, shape (rotation,), as PySCF packs it.
@@ -64,7 +67,7 @@ def _lowest_eigenpair(product: Callable[[np.ndarray], np.ndarray], diagonal: np.
     new = weights * np.random.default_rng(0).choice([-1.0, 1.0], diagonal.size)
     basis: list[np.ndarray] = []
     images: list[np.ndarray] = []
-    value, vector = float("inf"), new
+    value, vector, size = float("inf"), new, float("inf")
     for _ in range(min(_MAX_PRODUCTS, diagonal.size)):
         for _ in range(2):  # once more for what rounding leaves
             for b in basis:
@@ -83,4 +86,10 @@ def _lowest_eigenpair(product: Callable[[np.ndarray], np.ndarray], diagonal: np.
             break
         shifted = diagonal - value
         new = residual / np.where(np.abs(shifted) < 1e-2, 1e-2, shifted)
+    # what is found is an upper bound: if negative it stands whatever the residual, if not there may be a lower one
+    if not (value < UNSTABLE or size <= max(_CERTAIN * abs(value), -UNSTABLE)):
+        raise ArithmeticError(
+            f"the lowest eigenvalue of the orbital Hessian, {value:.1e} Eh after {len(basis)} products, "
+            f"is uncertain by {size:.1e} Eh"
+        )
     return value, vector

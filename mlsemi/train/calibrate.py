@@ -57,6 +57,20 @@ def _check_member(header: Header, other: Header, path: str | Path, member: str |
     for what, of in same.items():
         if of(other) != of(header):
             raise ValueError(f"member {member} has another {what} than {path}: they must agree")
+    for flag in ("charges", "open_shells"):
+        if getattr(header.network, flag) and not getattr(other.network, flag):
+            raise ValueError(
+                f"member {member} does not see what {path} sees: train it with [network] {flag} = true on the same "
+                "labels"
+            )
+    unknown = {tuple(state) for state in header.domain.get("states", [])} - {
+        tuple(state) for state in other.domain.get("states", [])
+    }
+    if unknown:
+        raise ValueError(
+            f"member {member} was not trained on the pairs of charge and spin {sorted(unknown)}, which {path} covers: "
+            "train it on the same labels"
+        )
     if other.network.cutoff > header.network.cutoff:
         raise ValueError(
             f"member {member} has cutoff {other.network.cutoff:g} bohr, beyond that of {path}, "

@@ -157,7 +157,7 @@ def evaluate(
             warnings.append(f"{len(failed)} variational energies failed, the first: {failed[0]}")
         _correct_all(header, rows)
     metrics = average(rows, header.calibration)
-    return Evaluation(rows, parity, metrics, by_class(rows), by_group(rows), tuple(warnings))
+    return Evaluation(rows, parity, metrics, by_class(rows), by_group(rows, header.calibration), tuple(warnings))
 
 
 def together(header: Header, parts: Sequence[Evaluation]) -> Evaluation:
@@ -169,7 +169,9 @@ def together(header: Header, parts: Sequence[Evaluation]) -> Evaluation:
     for name in vars(parity):
         getattr(parity, name).extend(pair for part in parts for pair in getattr(part.parity, name))
     warnings = tuple(dict.fromkeys(text for part in parts for text in part.warnings))
-    return Evaluation(rows, parity, average(rows, header.calibration), by_class(rows), by_group(rows), warnings)
+    return Evaluation(
+        rows, parity, average(rows, header.calibration), by_class(rows), by_group(rows, header.calibration), warnings
+    )
 
 
 def _correct_all(header: Header, rows: Sequence[Row]) -> None:

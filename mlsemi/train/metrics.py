@@ -255,12 +255,12 @@ GROUPS: dict[str, Callable[[Row], bool]] = {
 """Kinds of molecules, two by two."""
 
 
-def by_group(rows: Sequence[Row]) -> dict[str, dict[str, float]]:
+def by_group(rows: Sequence[Row], calibration: Mapping[str, Any] | None = None) -> dict[str, dict[str, float]]:
     """All metrics of closed and open shells, and of neutral and charged molecules, where there are both."""
     out: dict[str, dict[str, float]] = {}
     names = list(GROUPS)
     for pair in (names[:2], names[2:]):
         members = {name: [row for row in rows if GROUPS[name](row)] for name in pair}
         if all(members.values()):
-            out |= {name: {"count": len(found)} | average(found) for name, found in members.items()}
+            out |= {name: {"count": len(found)} | average(found, calibration) for name, found in members.items()}
     return out

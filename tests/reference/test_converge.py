@@ -72,6 +72,10 @@ def test_another_solution_is_noticed_and_the_ground_state_returned():
     compared = converge(CATION, BASIS, _excited(), method="hf", stability=False, compare=True)
     assert any("another solution" in w and "lower, and returned" in w for w in compared.observables.warnings)
     assert compared.observables.energy == pytest.approx(truth.energy, abs=1e-8)
+    assert compared.electrons_moved > 0.5
+    # the work on all three is told
+    assert compared.cycles > compared.default_start.cycles + 2
+    assert compared.observables.seconds > compared.default_start.seconds
     trusting = converge(CATION, BASIS, _excited(), method="hf", stability=False)
     assert trusting.observables.energy > truth.energy + 0.01
 
@@ -114,3 +118,12 @@ def test_a_default_guess_that_fails_is_an_error(monkeypatch):
     monkeypatch.setattr(module, "_MAX_CYCLES", 2)
     with pytest.raises(module.NotConvergedError, match="default guess did not converge in 2 cycles"):
         default_start(WATER, BASIS, method="hf")
+
+
+def test_a_comparison_that_fails_is_told_unless_it_was_asked_for(monkeypatch):
+    monkeypatch.setattr(module, "_MAX_CYCLES", 2)
+    found = converge(CATION, BASIS, _excited(), method="hf")
+    assert found.default_start is None and found.electrons_moved > 0.5
+    assert any("a lower solution may exist" in w for w in found.observables.warnings)
+    with pytest.raises(module.NotConvergedError, match="default guess did not converge in 2 cycles"):
+        converge(CATION, BASIS, _excited(), method="hf", compare=True)

@@ -144,3 +144,70 @@ def test_a_stability_check_that_fails_is_told(monkeypatch):
     amino = Molecule.from_angstrom([7, 1, 1], [[0, 0, 0], [0, 0.8, 0.6], [0, -0.8, 0.6]], spin=1)
     label = solve(amino, load_basis("sto-3g"), method="hf")
     assert any("stable could not be checked: LinAlgError: no convergence" in w for w in label.observables.warnings)
+
+
+def test_a_sign_that_stays_open_is_told(monkeypatch):
+    from mlsemi.reference import stability
+
+    monkeypatch.setattr(stability, "_MAX_PRODUCTS", 1)
+    label = solve(water(charge=1, spin=1), BASIS, method="hf")
+    assert any("could not be checked: ArithmeticError" in w and "1 products" in w for w in label.observables.warnings)
+
+
+def _start_at_a_saddle():
+    """H2O+ in its 2A1 state, converged, see above."""
+    orbitals = solve(water(), BASIS, method="hf").observables.mo_coeff[0]
+    beta = orbitals[:, [0, 1, 2, 4]]
+    excited = np.stack([orbitals[:, :5] @ orbitals[:, :5].T, beta @ beta.T])
+    return {"method": "hf", "initial_density": lambda _: excited}
+
+
+def test_a_saddle_that_cannot_be_left_is_told(monkeypatch):
+    cation, arguments = water(charge=1, spin=1), _start_at_a_saddle()
+    whole = mean_field._solution
+    calls = []
+
+    def once(*args):
+        calls.append(args)
+        if len(calls) > 1:
+            raise NotConvergedError("astray")
+        return whole(*args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(mean_field, "_solution", once)
+        (warning,) = solve(cation, BASIS, **arguments).observables.warnings
+        assert "is a saddle point" in warning and "no lower solution was reached: astray" in warning
+    with monkeypatch.context() as patch:
+        patch.setattr(mean_field, "_MAX_DESCENTS", 0)
+        (warning,) = solve(cation, BASIS, **arguments).observables.warnings
+        assert "is a saddle point" in warning and "given up after 0 descents" in warning
+    with monkeypatch.context() as patch:
+        patch.setattr(mean_field, "_DESCENT", 10.0)  # no descent is deep enough
+        (warning,) = solve(cation, BASIS, **arguments).observables.warnings
+        assert "may be a saddle point" in warning
+
+
+def test_a_state_that_is_not_aufbau_is_left_or_told(monkeypatch):
+    """Both electrons of H2 in sigma_u: by symmetry a solution, with sigma_g empty below it."""
+    basis, hydrogen = load_basis("sto-3g"), Molecule([1, 1], [[0, 0, 0], [0, 0, 1.4]])
+    ground = solve(hydrogen, basis, method="lda")
+    truth = dft.RKS(to_pyscf_mole(hydrogen, basis), xc="lda").run(conv_tol=1e-12)
+    # the sum of the atoms has no residual either, and is no determinant
+    assert ground.observables.energy == pytest.approx(truth.e_tot, abs=1e-9)  # second order
+    high = ground.observables.mo_coeff[0][:, 1]
+    arguments = {"method": "lda", "initial_density": lambda _: 2 * np.outer(high, high)[None], "gradient": True}
+    left = solve(hydrogen, basis, **arguments)
+    assert left.scheme == "plain"
+    assert left.observables.energy == pytest.approx(ground.observables.energy, abs=1e-9)  # second order
+    assert left.observables.warnings == ()
+
+    def astray(*_):
+        raise RuntimeError
+
+    monkeypatch.setattr(mean_field, "_plain", astray)
+    monkeypatch.setattr(mean_field, "_newton", astray)
+    told = solve(hydrogen, basis, **arguments).observables
+    assert any("not aufbau: 1.00 electrons" in w for w in told.warnings)
+    assert told.energy > ground.observables.energy + 0.5
+    # the orbitals are those of the density
+    np.testing.assert_allclose((told.mo_coeff * told.mo_occ[:, None]) @ told.mo_coeff.mT, told.density, atol=1e-8)

@@ -87,3 +87,26 @@ def test_a_model_without_members_has_no_estimate_of_the_fast_mode(trained, water
         found = calibrate(header, engine, [LimitedStore(store, 20)], split="all")
     assert "fast" not in found.calibration
     assert np.isfinite(found.calibration["correction"]["factor"])
+
+
+def test_training_goes_on_from_a_calibrated_model(trained, configure, tmp_path):
+    """Members and calibration belong to the model as it was: what is trained from it has none, and can be loaded."""
+    header, engine = with_members(trained[0], trained[1:])
+    path = tmp_path / "with_members.safetensors"
+    checkpoint.save(path, replace(header, calibration={"labels": 1}), engine.state_dict())
+    again, _ = checkpoint.load(train(configure("further", limit=24, steps=2), start=path))
+    assert again.members == () and again.calibration == {}
+
+
+def test_members_must_see_what_the_model_sees(trained, tmp_path):
+    header, engine = checkpoint.load(trained[0])
+    seeing = tmp_path / "seeing.safetensors"
+    with_spin = replace(header, network=replace(header.network, open_shells=True))
+    checkpoint.save(seeing, with_spin, checkpoint.engine_of(with_spin, build=False).state_dict())
+    with pytest.raises(ValueError, match="open_shells = true on the same labels"):
+        with_members(seeing, [trained[1]])
+    more = tmp_path / "more.safetensors"
+    domain = {**header.domain, "states": [[0, 0], [1, 0]]}
+    checkpoint.save(more, replace(header, domain=domain), engine.state_dict())
+    with pytest.raises(ValueError, match=r"not trained on the pairs of charge and spin \[\(1, 0\)\]"):
+        with_members(more, [trained[1]])
