@@ -59,7 +59,7 @@ def test_another_kind_of_safetensors_file(tmp_path):
 
 def test_newer_than_the_program(tiny_checkpoint, tmp_path):
     path = _rewritten(tiny_checkpoint, tmp_path / "new.safetensors", header={"format_version": 99})
-    with pytest.raises(ValueError, match="checkpoint format 99, this mlsemi reads format 1: upgrade mlsemi"):
+    with pytest.raises(ValueError, match="checkpoint format 99, this mlsemi reads format 2: upgrade mlsemi"):
         checkpoint.load(path)
 
 
