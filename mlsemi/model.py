@@ -172,8 +172,8 @@ class Model:
 
         Returns:
             Observables of the molecule, or a list of them in the order of the molecules. `seconds` is the time of a
-            batch divided by its size. Energies have an error estimate (see `mlsemi.calibration`), but for the scf mode,
-            and for the fast mode of models without calibrated members.
+            batch divided by its size. Energies have an error estimate (see `mlsemi.calibration`), but for the fast mode
+            of models without calibrated members.
 
         Raises:
             ValueError: for molecules that the model does not cover, or options that do not go together.
@@ -205,6 +205,10 @@ class Model:
             first.
         """
         self.check(molecules, mode=mode, forces=forces, dispersion=dispersion)
+        if not conv_tol > 0:
+            raise ValueError(f"conv_tol={conv_tol:g} must be a positive energy [Eh]")
+        if mode != "scf" and (compare or conv_tol != CONV_TOL):
+            raise ValueError(f"compare and conv_tol are options of mode='scf', and the mode is {mode!r}")
         in_fast_mode = forces and mode == "fast"
         with_members = estimate and mode == "fast" and stored_interval(self.header.calibration, "fast") is not None
         for members in self._batches(molecules, in_fast_mode):

@@ -122,3 +122,11 @@ def test_dispersion_is_added_to_energy_and_gradient(model):
     unknown = Model(replace(model.header, method="b97-9"), model.engine)
     with pytest.raises(ValueError, match="no D4 parameters"):
         unknown.predict(WATER, dispersion=True)
+
+
+def test_options_of_the_scf_mode_are_for_it_only(model):
+    for options in ({"compare": True}, {"conv_tol": 1e-10}):
+        with pytest.raises(ValueError, match="are options of mode='scf', and the mode is 'variational'"):
+            model.predict(WATER, mode="variational", **options)
+    with pytest.raises(ValueError, match="conv_tol=-1 must be a positive energy"):
+        model.predict(WATER, mode="scf", conv_tol=-1)

@@ -91,7 +91,7 @@ def predict(
         PrecisionName, typer.Option(help="Of the network; all else is float64.")
     ] = PrecisionName.float32,
 ) -> None:
-    """Predict energy, orbitals, dipole moment and charges of molecules without SCF."""
+    """Predict energy, orbitals, dipole moment and charges of molecules, without SCF but in the scf mode."""
     start = time.perf_counter()
     _limit_threads(threads)
     try:
