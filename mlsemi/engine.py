@@ -12,7 +12,7 @@ from mlsemi.baseline import Baseline, BaselineTerms
 from mlsemi.basis import Basis
 from mlsemi.batch import Batch
 from mlsemi.blocks import BlockMap
-from mlsemi.eigen import lift_near_dependencies
+from mlsemi.eigen import dependency_filter, lift_near_dependencies
 from mlsemi.energy import electronic_energy, fast_energy
 from mlsemi.frames import BondFrames
 from mlsemi.integrals import one_electron, plan
@@ -128,21 +128,26 @@ class Engine(nn.Module):
             ValueError: for elements or open shells that are not covered, or a Fock matrix that is not finite.
         """
         exact = self.integrals(batch, dipole=dipole)
-        state, energy = self._solve(self.network, batch, exact)
+        keep = None
+        if self.overlap_floor:  # the same overlap for both spins and all members
+            keep = dependency_filter(exact.overlap, batch.ao_mask, self.overlap_floor).unsqueeze(1)
+        state, energy = self._solve(self.network, batch, exact, keep)
         energies = None
         if with_members:
             with torch.no_grad():
-                found = [self._solve(member, batch, exact)[1] for member in self.members]
+                found = [self._solve(member, batch, exact, keep)[1] for member in self.members]
             energies = torch.stack(found) if found else energy.new_zeros(0, len(energy))
         return Prediction(exact, state, energy, energies)
 
-    def _solve(self, network: nn.Module, batch: Batch, exact: Integrals) -> tuple[ElectronicState, Tensor]:
+    def _solve(
+        self, network: nn.Module, batch: Batch, exact: Integrals, keep: Tensor | None
+    ) -> tuple[ElectronicState, Tensor]:
         """State and energy of the fast mode that one of the networks gives."""
         output = network(batch, exact.frames)
         terms = exact.baseline
         fock = terms.fock.unsqueeze(1) + output.correction(exact.blocks, batch, exact.overlap).double()
-        # the same overlap for both spins
-        fock = lift_near_dependencies(fock, exact.overlap.unsqueeze(1), batch.ao_mask.unsqueeze(1), self.overlap_floor)
+        overlap, mask = exact.overlap.unsqueeze(1), batch.ao_mask.unsqueeze(1)
+        fock = lift_near_dependencies(fock, overlap, mask, self.overlap_floor, keep=keep)
         state = solve_state(fock, exact.overlap, batch)
         electronic = electronic_energy(terms.fock, fock, terms.density, state.density)
         return state, fast_energy(electronic, terms.energy, output.atom_energy, batch)

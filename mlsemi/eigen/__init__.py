@@ -13,7 +13,7 @@ so that degenerate orbitals of equal occupation do no harm; only a closing gap d
 well, see `adjoint` and `spectrum`.
 """
 
-from mlsemi.eigen.dependencies import LEVEL, LINEAR_DEPENDENCE, lift_near_dependencies
+from mlsemi.eigen.dependencies import LEVEL, LINEAR_DEPENDENCE, dependency_filter, lift_near_dependencies
 from mlsemi.eigen.occupations import fermi_occupations
 from mlsemi.eigen.roots import square_root
 from mlsemi.eigen.solution import EigenSolution, SmearedDensity, density, solve, solve_density, solve_smeared
@@ -27,6 +27,7 @@ __all__ = [
     "SmearedDensity",
     "density",
     "fermi_occupations",
+    "dependency_filter",
     "lift_near_dependencies",
     "solve",
     "solve_density",

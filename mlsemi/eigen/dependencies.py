@@ -107,7 +107,26 @@ def indefinite(name: str, smallest: float) -> str:
     )
 
 
-def lift_near_dependencies(fock: Tensor, overlap: Tensor, ao_mask: Tensor, floor: float) -> Tensor:
+def dependency_filter(overlap: Tensor, ao_mask: Tensor, floor: float) -> Tensor:
+    """The filter P = (1 + (floor S^-1)^4)^-1 of `lift_near_dependencies`, for several Fock matrices with one S.
+
+    Args:
+        overlap: overlap matrices, shape (batch, ao, ao), positive definite.
+        ao_mask: True where an AO exists, shape (batch, ao).
+        floor: where the filter is one half.
+
+    Returns:
+        Shape (batch, ao, ao).
+    """
+    padding = torch.diag_embed((~ao_mask).to(overlap.dtype))
+    eye = torch.eye(overlap.shape[-1], dtype=overlap.dtype, device=overlap.device)
+    power = torch.linalg.matrix_power(floor * torch.linalg.inv(overlap + padding), 4)
+    return torch.linalg.inv(eye + power)
+
+
+def lift_near_dependencies(
+    fock: Tensor, overlap: Tensor, ao_mask: Tensor, floor: float, *, keep: Tensor | None = None
+) -> Tensor:
     """Takes combinations of AOs with hardly any norm out of the way of the occupied orbitals, smoothly.
 
     The error of an orbital energy is that of F divided by the eigenvalue s of S. Where s is as small as the error of a
@@ -124,15 +143,13 @@ def lift_near_dependencies(fock: Tensor, overlap: Tensor, ao_mask: Tensor, floor
         overlap: overlap matrices, same shape, positive definite.
         ao_mask: True where an AO exists, shape (batch, ao).
         floor: where the filter is one half; zero leaves F as it is.
+        keep: the filter, if it is at hand (`dependency_filter`).
 
     Returns:
         F' [Eh], same shape.
     """
     if floor == 0.0:
         return fock
-    padding = torch.diag_embed((~ao_mask).to(overlap.dtype))
-    eye = torch.eye(overlap.shape[-1], dtype=overlap.dtype, device=overlap.device)
-    power = torch.linalg.matrix_power(floor * torch.linalg.inv(overlap + padding), 4)
-    keep = torch.linalg.inv(eye + power)
+    keep = dependency_filter(overlap, ao_mask, floor) if keep is None else keep
     lifted = keep @ (fock - LEVEL * overlap) @ keep + LEVEL * overlap
     return 0.5 * (lifted + lifted.mT)

@@ -106,6 +106,8 @@ def test_lifting_leaves_a_well_conditioned_problem_and_padding(near_dependent):
     mask[:, 8:] = False
     pad = [torch.nn.functional.pad(x, (0, 2, 0, 2)) for x in (fock, overlap)]
     lifted = eigen.lift_near_dependencies(*pad, mask, 1e-3)
+    keep = eigen.dependency_filter(pad[1], mask, 1e-3)
+    torch.testing.assert_close(eigen.lift_near_dependencies(*pad, mask, 1e-3, keep=keep), lifted, rtol=0, atol=0)
     # (floor / s)^4 = 1.6e-7 of elements of order 0.1 at most
     torch.testing.assert_close(lifted[:, :8, :8], fock, atol=1e-7, rtol=0)
     assert torch.equal(lifted[:, 8:], torch.zeros_like(lifted[:, 8:]))
