@@ -128,26 +128,45 @@ class Engine(nn.Module):
             ValueError: for elements or open shells that are not covered, or a Fock matrix that is not finite.
         """
         exact = self.integrals(batch, dipole=dipole)
-        keep = None
-        if self.overlap_floor:  # the same overlap for both spins and all members
-            keep = dependency_filter(exact.overlap, batch.ao_mask, self.overlap_floor).unsqueeze(1)
-        state, energy = self._solve(self.network, batch, exact, keep)
+        keep = self.dependency_filter(batch, exact.overlap)  # the same for both spins and all members
+        state, energy = self._predict(self.network, batch, exact, keep)
         energies = None
         if with_members:
             with torch.no_grad():
-                found = [self._solve(member, batch, exact, keep)[1] for member in self.members]
+                found = [self._predict(member, batch, exact, keep)[1] for member in self.members]
             energies = torch.stack(found) if found else energy.new_zeros(0, len(energy))
         return Prediction(exact, state, energy, energies)
 
-    def _solve(
+    def dependency_filter(self, batch: Batch, overlap: Tensor) -> Tensor | None:
+        """The filter of `overlap_floor`, shape (molecule, 1, ao, ao); None without a floor."""
+        if not self.overlap_floor:
+            return None
+        return dependency_filter(overlap, batch.ao_mask, self.overlap_floor).unsqueeze(1)
+
+    def solve(
+        self, fock: Tensor, batch: Batch, exact: Integrals, keep: Tensor | None
+    ) -> tuple[ElectronicState, Tensor]:
+        """What the engine makes of Fock matrices.
+
+        Args:
+            fock: Fock matrices [Eh], shape (molecule, spin, ao, ao), float64.
+            batch: the molecules.
+            exact: from `integrals`.
+            keep: from `dependency_filter`.
+
+        Returns:
+            The states, and the electronic part of the fast energy [Eh], shape (molecule,).
+        """
+        overlap, mask = exact.overlap.unsqueeze(1), batch.ao_mask.unsqueeze(1)
+        fock = lift_near_dependencies(fock, overlap, mask, self.overlap_floor, keep=keep)
+        state = solve_state(fock, exact.overlap, batch)
+        return state, electronic_energy(exact.baseline.fock, fock, exact.baseline.density, state.density)
+
+    def _predict(
         self, network: nn.Module, batch: Batch, exact: Integrals, keep: Tensor | None
     ) -> tuple[ElectronicState, Tensor]:
         """State and energy of the fast mode that one of the networks gives."""
         output = network(batch, exact.frames)
-        terms = exact.baseline
-        fock = terms.fock.unsqueeze(1) + output.correction(exact.blocks, batch, exact.overlap).double()
-        overlap, mask = exact.overlap.unsqueeze(1), batch.ao_mask.unsqueeze(1)
-        fock = lift_near_dependencies(fock, overlap, mask, self.overlap_floor, keep=keep)
-        state = solve_state(fock, exact.overlap, batch)
-        electronic = electronic_energy(terms.fock, fock, terms.density, state.density)
-        return state, fast_energy(electronic, terms.energy, output.atom_energy, batch)
+        fock = exact.baseline.fock.unsqueeze(1) + output.correction(exact.blocks, batch, exact.overlap).double()
+        state, electronic = self.solve(fock, batch, exact, keep)
+        return state, fast_energy(electronic, exact.baseline.energy, output.atom_energy, batch)

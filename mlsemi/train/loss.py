@@ -19,7 +19,7 @@ def loss_terms(output: NetworkOutput, blocks: BlockMap, samples: SampleBatch) ->
     Returns:
         `ao`: mean absolute error over all n^2 elements. `orthonormal`: the same of S^-1/2 dF S^-1/2.
         `occupied_virtual`: root mean square of the occupied-virtual block of C^T dF C. `energy`: absolute error of the
-        repulsive energy, per atom.
+        repulsive energy, per atom. `fast`: that of the energy of the fast mode, to first order in the error of F.
     """
     found = output.correction(blocks, samples.batch, samples.overlap)
     error = found - samples.residual.to(found.dtype)
@@ -39,8 +39,15 @@ def loss_terms(output: NetworkOutput, blocks: BlockMap, samples: SampleBatch) ->
         0, samples.batch.molecule, torch.ones_like(output.atom_energy)
     )
     energy = torch.zeros_like(samples.repulsion).index_add(0, samples.batch.molecule, output.atom_energy)
-    per_atom = (energy - samples.repulsion).abs() / atoms
-    parts = {"ao": ao, "orthonormal": orthonormal, "occupied_virtual": occupied_virtual, "energy": per_atom}
+    repulsive = energy - samples.repulsion
+    electronic = (samples.energy_gradient.to(error.dtype) * error).sum((-3, -2, -1))
+    parts = {
+        "ao": ao,
+        "orthonormal": orthonormal,
+        "occupied_virtual": occupied_virtual,
+        "energy": repulsive.abs() / atoms,
+        "fast": (repulsive + electronic).abs() / atoms,
+    }
     return {name: value.mean() * _MILLI for name, value in parts.items()}
 
 

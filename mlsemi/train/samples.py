@@ -13,10 +13,9 @@ from mlsemi.batch import Batch
 from mlsemi.data.pack import check_encoding, whole_fock
 from mlsemi.data.store import LabelStore, Record
 from mlsemi.eigen import square_root
-from mlsemi.energy import electronic_energy
 from mlsemi.engine import Engine
 from mlsemi.molecule import Molecule
-from mlsemi.state import n_spin_channels, solve_state
+from mlsemi.state import n_spin_channels
 
 _CHUNK = 16
 
@@ -31,8 +30,13 @@ class Sample:
         overlap: S, shape (ao, ao), float32.
         inverse_root: S^-1/2, shape (ao, ao), float32.
         mo_coeff: orbitals of the label, shape (spin, ao, mo), float32.
+        energy_gradient: derivative of 1/2 Tr[(F0 + F)(D[F] - D0)] with respect to F, shape (spin, ao, ao), float32.
         n_occupied: number of occupied orbitals of each spin.
         repulsion: what the atomic energies have to give: E - 1/2 Tr[(F0 + F)(D - D0)] - pair energy [Eh].
+
+    Orbitals, energies and their derivatives are those that the engine makes of the F of the label: with an
+    `overlap_floor`, those of the F without near dependencies, and the orbitals are filtered so that C^T dF C is the
+    error that is left.
     """
 
     molecule: Molecule
@@ -40,6 +44,7 @@ class Sample:
     overlap: Tensor
     inverse_root: Tensor
     mo_coeff: Tensor
+    energy_gradient: Tensor
     n_occupied: tuple[int, ...]
     repulsion: float
 
@@ -48,7 +53,8 @@ class Sample:
 class SampleBatch:
     """Samples side by side, padded; attributes as in `Sample` with a leading molecule axis.
 
-    All have the same spin axis: with an open shell in the batch, a closed one has the same matrices twice.
+    All have the same spin axis: with an open shell in the batch, a closed one has the same matrices twice, and half of
+    `energy_gradient` for each.
     """
 
     batch: Batch
@@ -56,6 +62,7 @@ class SampleBatch:
     overlap: Tensor
     inverse_root: Tensor
     mo_coeff: Tensor
+    energy_gradient: Tensor
     n_occupied: Tensor
     repulsion: Tensor
 
@@ -116,12 +123,18 @@ def _prepare_chunk(store: LabelStore, indices: Sequence[int], engine: Engine) ->
         exact = engine.integrals(batch)
         terms = exact.baseline
         fock = whole_fock(store, stored_fock(records, batch), engine, batch, terms.fock)
-        state = solve_state(fock, exact.overlap, batch)
+        keep = engine.dependency_filter(batch, exact.overlap)
+    with torch.enable_grad():
+        fock.requires_grad_()
+        state, electronic = engine.solve(fock, batch, exact, keep)
+        (energy_gradient,) = torch.autograd.grad(electronic.sum(), fock)
+    with torch.no_grad():
         energy = torch.tensor([r.observables.energy for r in records], dtype=torch.float64)
-        repulsion = energy - electronic_energy(terms.fock, fock, terms.density, state.density) - terms.energy
+        repulsion = energy - electronic.detach() - terms.energy
+        mo_coeff = state.mo_coeff.detach() if keep is None else keep @ state.mo_coeff.detach()
         eye = torch.diag_embed((~batch.ao_mask).double())
         inverse_root = torch.linalg.inv(square_root(exact.overlap, batch.ao_mask) + eye) - eye
-        residual = fock - terms.fock.unsqueeze(1)
+        residual = fock.detach() - terms.fock.unsqueeze(1)
         n_occupied = (state.mo_occ > 0).sum(-1).tolist()
     out = []
     for k, record in enumerate(records):
@@ -132,7 +145,9 @@ def _prepare_chunk(store: LabelStore, indices: Sequence[int], engine: Engine) ->
                 residual[k, :spins, :n, :n].float().clone(),
                 exact.overlap[k, :n, :n].float().clone(),
                 inverse_root[k, :n, :n].float().clone(),
-                state.mo_coeff[k, :spins, :n, :n].float().clone(),
+                mo_coeff[k, :spins, :n, :n].float().clone(),
+                # what a closed shell has one matrix of may have been solved for both spins
+                energy_gradient[k, :, :n, :n].unflatten(0, (spins, -1)).sum(1).float(),
                 tuple(n_occupied[k][:spins]),
                 float(repulsion[k]),
             )
@@ -145,15 +160,16 @@ def collate(samples: Sequence[Sample], engine: Engine) -> SampleBatch:
     cutoff = engine.network.config.cutoff
     batch = Batch.of([s.molecule for s in samples], engine.basis, cutoff=cutoff)
     n, spins = batch.ao_mask.shape[1], n_spin_channels(batch)
-    of_spin = np.zeros((2, len(samples), spins, n, n), dtype=np.float32)
+    of_spin = np.zeros((3, len(samples), spins, n, n), dtype=np.float32)
     of_both = np.zeros((2, len(samples), n, n), dtype=np.float32)
     for k, sample in enumerate(samples):
         size = sample.overlap.shape[0]
-        for part, matrix in enumerate((sample.residual, sample.mo_coeff)):
+        share = len(sample.residual) / spins
+        for part, matrix in enumerate((sample.residual, sample.mo_coeff, share * sample.energy_gradient)):
             of_spin[part, k, :, :size, :size] = matrix.numpy()
         for part, matrix in enumerate((sample.overlap, sample.inverse_root)):
             of_both[part, k, :size, :size] = matrix.numpy()
-    residual, mo_coeff = torch.from_numpy(of_spin)
+    residual, mo_coeff, energy_gradient = torch.from_numpy(of_spin)
     overlap, inverse_root = torch.from_numpy(of_both)
     return SampleBatch(
         batch=batch,
@@ -161,6 +177,7 @@ def collate(samples: Sequence[Sample], engine: Engine) -> SampleBatch:
         overlap=overlap,
         inverse_root=inverse_root,
         mo_coeff=mo_coeff,
+        energy_gradient=energy_gradient,
         n_occupied=torch.tensor([s.n_occupied * (spins // len(s.n_occupied)) for s in samples]),
         repulsion=torch.tensor([s.repulsion for s in samples], dtype=torch.float64),
     )

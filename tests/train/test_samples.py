@@ -53,7 +53,7 @@ def test_losses_equal_a_hand_computation(group, samples):
     noise = noise + noise.mT
     changed = blocks.split(batch.residual.double()[:, 0] + noise[:, 0], len(batch.batch.numbers))
     terms = loss_terms(NetworkOutput(changed, output.atom_energy + 0.002), blocks, batch)
-    expected = {"ao": [], "orthonormal": [], "occupied_virtual": [], "energy": []}
+    expected = {"ao": [], "orthonormal": [], "occupied_virtual": [], "energy": [], "fast": []}
     for k, sample in enumerate(samples[:3]):
         error = noise[k, 0].numpy()
         root, c, n = sample.inverse_root.double().numpy(), sample.mo_coeff[0].double().numpy(), sample.n_occupied[0]
@@ -61,12 +61,43 @@ def test_losses_equal_a_hand_computation(group, samples):
         expected["orthonormal"].append(np.abs(root @ error @ root).mean())
         expected["occupied_virtual"].append(np.sqrt(((c[:, :n].T @ error @ c[:, n:]) ** 2).mean()))
         expected["energy"].append(0.002)
+        first_order = float((sample.energy_gradient[0].double().numpy() * error).sum())
+        expected["fast"].append(abs(0.002 + first_order / 3))
     for name, values in expected.items():
         # matrices of the samples are float32
         assert float(terms[name]) == pytest.approx(1e3 * np.mean(values), rel=1e-5), name
     weights = LossConfig(ao=1.0, orthonormal=2.0, occupied_virtual=3.0, energy=4.0)
     wanted = sum(getattr(weights, name) * float(value) for name, value in terms.items())
     assert float(total_loss(terms, weights)) == pytest.approx(wanted, rel=1e-12)
+
+
+@pytest.mark.parametrize("floor", [0.0, 0.1])
+def test_samples_hold_the_fast_energy_and_its_gradient(water_labels, water_engine, floor):
+    """What the engine makes of the F of a label and the repulsive energy are the energy of the label, floor or not."""
+    engine = Engine(water_engine.basis, (1, 8), water_engine.network.config, overlap_floor=floor, build=False)
+    engine.baseline.load_state_dict(water_engine.baseline.state_dict())
+    engine.baseline.prepare()
+    with LabelStore.open(water_labels) as store:
+        samples = prepare(store, range(3), engine)
+        energy = torch.tensor([store.record(k).observables.energy for k in range(3)], dtype=torch.float64)
+    group = collate(samples, engine)
+    with torch.no_grad():
+        exact = engine.integrals(group.batch)
+        keep = engine.dependency_filter(group.batch, exact.overlap)
+
+        def error(change):
+            fock = exact.baseline.fock.unsqueeze(1) + group.residual.double() + change
+            electronic = engine.solve(fock, group.batch, exact, keep)[1]
+            return electronic + exact.baseline.energy + group.repulsion - energy
+
+        noise = torch.from_numpy(np.random.default_rng(1).normal(scale=1e-5, size=group.residual.shape))
+        noise = noise + noise.mT
+        # the residuals are float32, 1e-9 Eh an element
+        assert float(error(0.0).abs().max()) < 1e-7
+        slope = 0.5 * (error(noise) - error(-noise))
+        first_order = (group.energy_gradient.double() * noise).sum((-3, -2, -1))
+    assert float(first_order.abs().min()) > 1e-6
+    torch.testing.assert_close(first_order, slope, rtol=1e-4, atol=1e-9)
 
 
 def test_padding_does_not_enter_the_losses(water_labels, water_engine, samples, tmp_path):
@@ -83,6 +114,7 @@ def test_padding_does_not_enter_the_losses(water_labels, water_engine, samples, 
         overlap=samples[0].overlap[:n, :n],
         inverse_root=samples[0].inverse_root[:n, :n],
         mo_coeff=samples[0].mo_coeff[:, :n, :n],
+        energy_gradient=samples[0].energy_gradient[:, :n, :n],
     )
 
     def terms(members):
