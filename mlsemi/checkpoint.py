@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -34,6 +35,8 @@ class Header:
         name: name of the model.
         method: the method of its labels, as asked for.
         resolved_functional: what that name meant in the program that made the labels.
+        energy_method: method and basis that the energies of the fast mode are of, where fine-tuning made it another one
+            than `method`; empty otherwise. Fock matrices and all other modes stay those of `method`.
         basis: AO basis, of the covered elements.
         elements: atomic numbers that are covered.
         baseline: kind of F0.
@@ -60,6 +63,7 @@ class Header:
     errors: Mapping[str, Any] = field(default_factory=dict)
     members: tuple[NetworkConfig, ...] = ()
     calibration: Mapping[str, Any] = field(default_factory=dict)
+    energy_method: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """As plain data."""
@@ -101,6 +105,7 @@ class Header:
             members=tuple(_network(member) for member in data.get("members", [])),
             calibration=data.get("calibration", {}),
             overlap_floor=float(data.get("overlap_floor", 0.0)),
+            energy_method=data.get("energy_method", ""),
             **{k: data[k] for k in names},
         )
 
@@ -139,6 +144,17 @@ def save(path: str | Path, header: Header, tensors: Mapping[str, Tensor]) -> Non
         # safetensors writes for the owner alone; a model is made to be shared
         beside.chmod(0o644)
         os.replace(beside, path)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def copy(path: str | Path, to: str | Path) -> None:
+    """Copies a checkpoint beside its place and renames it."""
+    to = Path(to)
+    beside = to.with_name(to.name + ".part")
+    try:
+        shutil.copyfile(path, beside)
+        os.replace(beside, to)
     finally:
         beside.unlink(missing_ok=True)
 

@@ -127,7 +127,10 @@ class Engine(nn.Module):
         Raises:
             ValueError: for elements or open shells that are not covered, or a Fock matrix that is not finite.
         """
-        exact = self.integrals(batch, dipole=dipole)
+        return self.predict(batch, self.integrals(batch, dipole=dipole), with_members=with_members)
+
+    def predict(self, batch: Batch, exact: Integrals, *, with_members: bool = False) -> Prediction:
+        """As `forward`, with what is exact at hand."""
         keep = self.dependency_filter(batch, exact.overlap)  # the same for both spins and all members
         state, energy = self._predict(self.network, batch, exact, keep)
         energies = None

@@ -4,7 +4,8 @@
 
 Every connected graph of C, N, O with bonds of order 1 to 3 and full valences is grown atom by atom, then filtered by
 what is chemically sensible. All with up to four heavy atoms are kept; of those with five, a fixed list of well-known
-ones, filled up in the order of a hash, in turn over classes of composition, rings and unsaturation.
+ones, filled up in the order of a hash, in turn over classes of composition, rings and unsaturation. What such graphs
+cannot express is added by name.
 """
 
 from __future__ import annotations
@@ -28,6 +29,19 @@ SPECIAL = """
 O[N+](=O)[O-] N[N+](=O)[O-] C[N+](=O)[O-] CN=[N+]=[N-] CC=[N+]=[N-] CC#[N+][O-] CC[N+]#[C-] C=C[N+]#[C-] CON=O CN(C)N=O
 CC[N+](=O)[O-] C=C[N+](=O)[O-] CO[N+](=O)[O-] CN[N+](=O)[O-] CCN=[N+]=[N-] C=CN=[N+]=[N-] C[N+](C)(C)[O-]
 CCC=[N+]=[N-] C[N+]([O-])=C CNN=O CCON=O c1c[nH]nn1 c1nnn[nH]1 c1cnon1 O=CN=[N+]=[N-] N#CN=[N+]=[N-]
+""".split()
+
+# Third round: kin of what the first two hold too few of, nitrogen beside nitrogen above all.
+NITROGEN_RICH = """
+C#CN=[N+]=[N-] [N-]=[N+]=NN [N-]=[N+]=NO C=NN=[N+]=[N-] [N-]=[N+]=NCO [N-]=[N+]=NCN [N-]=[N+]=NC=N CNN=[N+]=[N-]
+CON=[N+]=[N-] [N-]=[N+]=CC=O N#CC=[N+]=[N-] C#CC=[N+]=[N-] CC(C)=[N+]=[N-] C=CC=[N+]=[N-] [N-]=[N+]=CN [N-]=[N+]=CO
+[N-]=[N+]=C1CC1 C=C=[N+]=[N-] CNC=[N+]=[N-] COC=[N+]=[N-] CC(N)=[N+]=[N-] [N-]=[N+]=CCO [N-]=[N+]=CCN [N-]=[N+]=C1CO1
+[N-]=[N+]=CN=O CN=NN CNN=N NN=NN CN=NO N=NO N=NNN CN=NNC C=NN=N CN=NNO NC#[N+][O-] [O-][N+]#CO C#CC#[N+][O-]
+N#CC#[N+][O-] C=CC#[N+][O-] CCC#[N+][O-] COC#[N+][O-] CNC#[N+][O-] O=CC#[N+][O-] C#[N+][NH-] CC#[N+][NH-] C#[N+][N-]C
+[NH-][N+]#CN C=CC#[N+][NH-] CC#[N+][N-]C CCC#[N+][NH-] C[N+](=N)[O-] N=[NH+][O-] CN=[N+](C)[O-] CN=[NH+][O-]
+N=[N+]([O-])O N=[N+](N)[O-] [C-]#[N+]N [C-]#[N+]C#N [C-]#[N+]C#C [C-]#[N+]C(C)C [C-]#[N+]C1CC1 [C-]#[N+]CO [C-]#[N+]CN
+[C-]#[N+]C=O [C-]#[N+]NC [C-]#[N+]O [C-]#[N+]OC [C-]#[N+]C=CC [C-]#[N+]CC=C CC=NN=O C=NN=O NC(=O)N=O CN=C=NC N=C=NN
+N=C=NO NN=C=O O=C=NO CON=C=O CNN=C=O N1=NN1 CN1N=N1 C1=NN=N1 n1nn[nH]n1 C1N=NN1 C1=NN=NC1 n1n[nH][nH]1 C1CNN=N1
 """.split()
 
 # Five heavy atoms that a chemist would miss.
@@ -192,7 +206,7 @@ def five_heavy(candidates: set[str], n: int) -> list[str]:
 def molecules() -> list[str]:
     """Canonical SMILES of the whole set, by number of heavy atoms, then by name."""
     levels = [{s for s in level if is_sensible(s)} for level in graphs(5)]
-    found = set().union(*levels[:4]) | set(five_heavy(levels[4], N_FIVE)) | set(map(canonical, SPECIAL))
+    found = set().union(*levels[:4]) | set(five_heavy(levels[4], N_FIVE)) | set(map(canonical, SPECIAL + NITROGEN_RICH))
     return sorted(found - set(LEFT_OUT), key=lambda s: (Chem.MolFromSmiles(s).GetNumHeavyAtoms(), s))
 
 

@@ -70,7 +70,7 @@ class _Watch:
             return
         fresh = progress.row is not None and progress.row is not self._row
         self._row = progress.row
-        note = f"validation F {progress.row['validation_ao_meh'] * 1e3:.3g} uEh" if progress.row else ""
+        note = _errors(progress.row) if progress.row else ""
         self._display.show(progress.stage, progress.done, progress.total, progress.rate, note)
         if fresh and progress.row:
             step, seconds = int(progress.row["step"]), progress.row["seconds"]
@@ -80,9 +80,16 @@ class _Watch:
 
 def _errors(row: dict[str, float]) -> str:
     """The errors of the last validation, in short."""
-    names = {"ao": "F", "orthonormal": "orthonormal", "occupied_virtual": "occ-virt", "energy": "energy/atom"}
-    parts = [f"{text} {row[key] * 1e3:.3g}" for k, text in names.items() if (key := f"validation_{k}_meh") in row]
-    return "validation " + ", ".join(parts) + " uEh"
+    found = {key.removeprefix("validation_"): value for key, value in row.items() if key.startswith("validation_")}
+    return "validation " + ", ".join(_with_unit(key, value) for key, value in found.items())
+
+
+def _with_unit(key: str, value: float) -> str:
+    """A column of the curves in words, in 1e-6 a.u."""
+    for ending, unit in (("_meh_per_bohr", "uEh/bohr"), ("_mebohr", "1e-6 e bohr"), ("_meh", "uEh")):
+        if key.endswith(ending):
+            return f"{key.removesuffix(ending).replace('_', '-')} {value * 1e3:.3g} {unit}"
+    return f"{key} {value:.3g}"
 
 
 def _draw(config: Config) -> None:
@@ -102,8 +109,8 @@ def _finish(config: Config, path: Path) -> None:
     training = read_header(path).training
     _draw(config)
     typer.echo(f"{training.get('steps', config.training.steps)} steps in {training.get('seconds', 0):.0f} s: {path}")
-    for name, value in training.get("validation_meh", {}).items():
-        typer.echo(f"  validation {name.replace('_', '-'):<17} {value * 1e3:10.3f} uEh")
+    for name, value in training.get("validation", {}).items():
+        typer.echo(f"  validation {_with_unit(name, value)}")
     typer.echo(f"next: mlsemi evaluate {shlex.quote(str(path))} LABELS")
 
 

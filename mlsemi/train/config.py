@@ -12,6 +12,8 @@ from mlsemi.baseline import KINDS
 from mlsemi.nn.network import NetworkConfig
 
 SPLITS = ("random", "molecule")
+TRAINED = ("head", "readout", "all")
+"""Parts of a network that fine-tuning may change."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,29 @@ class LossConfig:
 
 
 @dataclass(frozen=True)
+class FinetuneConfig:
+    """Training on observables instead of Fock matrices: weights of the parts of the loss, each a mean over molecules.
+
+    Attributes:
+        energy: absolute error of the total energy [mEh].
+        gradient: mean absolute error of the components of the gradient [mEh/bohr].
+        dipole: mean absolute error of the components of the dipole [1e-3 e bohr].
+        ionization: absolute error of minus the energy of the HOMO against the lowest ionization energy [mEh].
+        fock: mean absolute deviation of F from that of the model that is fine-tuned [mEh]: keeps it near.
+        train: "head": the atomic energies only; "readout": all readouts; "all": the whole network.
+        labels_as: name of the method that the energies become, by default method and basis of the labels.
+    """
+
+    energy: float = 0.0
+    gradient: float = 0.0
+    dipole: float = 0.0
+    ionization: float = 0.0
+    fock: float = 0.0
+    train: str = "all"
+    labels_as: str = ""
+
+
+@dataclass(frozen=True)
 class TrainingConfig:
     """How long and how.
 
@@ -66,6 +91,8 @@ class TrainingConfig:
         ema: decay of the moving average of the weights, which is what is validated and saved.
         seed: of weights and order.
         validate_every: steps between validations (and resumable states).
+        patience: stop after so many validations without a lower loss, and take the weights of the lowest; 0 trains
+            for all `steps` and takes the last ones.
         device: "cpu" or "cuda".
         threads: torch threads; None leaves the default.
     """
@@ -79,6 +106,7 @@ class TrainingConfig:
     ema: float = 0.999
     seed: int = 0
     validate_every: int = 500
+    patience: int = 0
     device: str = "cpu"
     threads: int | None = None
 
@@ -96,6 +124,7 @@ class Config:
         network: size.
         loss: weights.
         training: schedule.
+        finetune: weights for training on observables; None trains on Fock matrices, with `loss`.
     """
 
     name: str
@@ -106,6 +135,7 @@ class Config:
     network: NetworkConfig = field(default_factory=NetworkConfig)
     loss: LossConfig = field(default_factory=LossConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
+    finetune: FinetuneConfig | None = None
 
 
 def read_config(path: str | Path) -> Config:
@@ -121,13 +151,23 @@ def read_config(path: str | Path) -> Config:
         data = tomllib.loads(path.read_text())
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is not a TOML file: {error}") from error
-    parts = {"data": DataConfig, "network": NetworkConfig, "loss": LossConfig, "training": TrainingConfig}
+    parts = {
+        "data": DataConfig,
+        "network": NetworkConfig,
+        "loss": LossConfig,
+        "training": TrainingConfig,
+        "finetune": FinetuneConfig,
+    }
     unknown = sorted(set(data) - set(parts) - {"name", "output", "baseline", "overlap_floor"})
     if unknown:
         raise ValueError(
             f"{path}: unknown key(s) {unknown}; known: name, output, baseline, overlap_floor, {', '.join(parts)}"
         )
     built: dict[str, Any] = {key: _section(kind, data.get(key, {}), key, path) for key, kind in parts.items()}
+    if "finetune" not in data:
+        built["finetune"] = None
+    elif "loss" in data:
+        raise ValueError(f"{path}: [loss] is for Fock matrices, [finetune] for observables: give one of them")
     folder = path.resolve().parent
     labels = tuple(str(folder / label) for label in built["data"].labels)
     built["data"] = DataConfig(**{**vars(built["data"]), "labels": labels})
@@ -186,6 +226,8 @@ def _check(config: Config, path: Path) -> None:
         raise ValueError(f"{path}: [data] validation = {config.data.validation} must lie between 0 and 1")
     if config.data.limit is not None and config.data.limit <= 1:
         raise ValueError(f"{path}: [data] limit = {config.data.limit} must be 2 at least: one label validates")
+    if config.finetune is not None and config.finetune.train not in TRAINED:
+        raise ValueError(f"{path}: [finetune] train = {config.finetune.train!r} must be one of {', '.join(TRAINED)}")
     training = config.training
     for key in ("steps", "batch", "learning_rate", "clip", "validate_every"):
         if getattr(training, key) <= 0:

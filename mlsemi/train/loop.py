@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import csv
-import hashlib
 import json
 import math
 import os
-import platform
 import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -22,48 +20,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-import mlsemi
 from mlsemi import checkpoint
-from mlsemi.blocks import BlockMap
-from mlsemi.data.smiles import side_of
-from mlsemi.data.store import LabelStore, molecule_key
 from mlsemi.engine import Engine
-from mlsemi.frames import BondFrames
-from mlsemi.molecule import Molecule
 from mlsemi.train.config import Config
-from mlsemi.train.loss import loss_terms, total_loss
+from mlsemi.train.objective import Objective
 from mlsemi.train.optimizer import MuonAdamW
-from mlsemi.train.samples import Sample, SampleBatch, collate, prepare
-from mlsemi.train.statistics import set_spin_statistics, set_statistics
+from mlsemi.train.setup import Progress, Report, set_up
 
 STATE = "state.pt"
 CURVES = "curves.csv"
-LEFT_OUT = "labels of states that are not unique (degenerate frontier orbitals) are left out"
 _MAX_BAD_STEPS = 20
-
-
-@dataclass(frozen=True)
-class Progress:
-    """State of a run for display.
-
-    Attributes:
-        stage: "prepare" or "train".
-        done: samples prepared, or steps done.
-        total: of how many.
-        rate: of these per second.
-        row: the last row of the curves, or None.
-        note: something to tell once.
-    """
-
-    stage: str
-    done: int
-    total: int
-    rate: float
-    row: dict[str, float] | None = None
-    note: str = ""
-
-
-Report = Callable[[Progress], None]
 
 
 def train(config: Config, *, start: str | Path | None = None, report: Report | None = None) -> Path:
@@ -96,8 +62,8 @@ def train(config: Config, *, start: str | Path | None = None, report: Report | N
         torch.set_num_threads(config.training.threads)
     config.output.mkdir(parents=True, exist_ok=True)
     say = report or (lambda _: None)
-    header, engine, samples, validation = _setup(config, start, say)
-    run = _Run(config, header, engine, samples, validation)
+    header, engine, objective = set_up(config, start, say)
+    run = _Run(config, header, engine, objective)
     run.resume()
     with _stop_requests() as asked:
         run.loop(say, asked)
@@ -128,153 +94,6 @@ def _stop_requests() -> Iterator[Callable[[], bool]]:
             signal.signal(number, handler)
 
 
-def _setup(
-    config: Config, start: str | Path | None, say: Report
-) -> tuple[checkpoint.Header, Engine, list[Sample], list[Sample]]:
-    """Opens the labels, makes the engine, splits and prepares."""
-    stores = [LabelStore.open(path) for path in config.data.labels]
-    try:
-        first = stores[0]
-        for store in stores[1:]:
-            store.check(basis=first.basis)
-            if store.resolved_functional != first.resolved_functional:
-                raise ValueError(
-                    f"label files of different methods: {first.resolved_functional!r} in {config.data.labels[0]}"
-                    f" and {store.resolved_functional!r}: train on labels of one method"
-                )
-        whole = [split_labels(store, config) for store in stores]
-        parts = [without_degenerate(store, part) for store, part in zip(stores, whole, strict=True)]
-        left_out = sum(len(p[k]) for p in whole for k in (0, 1)) - sum(len(p[k]) for p in parts for k in (0, 1))
-        counts = [sum(len(part[k]) for part in parts) for k in (0, 1)]
-        if not all(counts):
-            without = f" (and {left_out} of states that are not unique)" if left_out else ""
-            raise ValueError(
-                f"the labels split into {counts[0]} for training and {counts[1]} for validation{without}: both parts "
-                "need some"
-            )
-        if left_out:
-            say(Progress("prepare", 0, 1, 0.0, note=f"{left_out} {LEFT_OUT}"))
-        used = [store.molecule(i) for store, p in zip(stores, parts, strict=True) for i in (*p[0], *p[1])]
-        _check_states(config, used)
-        header = _header(config, first, used, counts)
-        header = replace(header, training=dict(header.training) | {"labels_degenerate_left_out": left_out})
-        header, engine = _begin(header, start)
-        total, before, began = len(used), 0, time.perf_counter()
-        prepared: list[list[Sample]] = [[], []]
-        for store, part in zip(stores, parts, strict=True):
-            for k in (0, 1):
-
-                def show(done: int, offset: int = before) -> None:
-                    rate = (offset + done) / (time.perf_counter() - began)
-                    say(Progress("prepare", offset + done, total, rate))
-
-                prepared[k] += prepare(store, part[k], engine, report=show)
-                before += len(part[k])
-    finally:
-        for store in stores:
-            store.close()
-    with torch.no_grad():
-        if start is None:
-            set_statistics(engine, prepared[0])
-        elif header.network.open_shells and not checkpoint.read_header(start).network.open_shells:
-            set_spin_statistics(engine, prepared[0])
-    return header, engine.to(config.training.device), prepared[0], prepared[1]
-
-
-def _begin(header: checkpoint.Header, start: str | Path | None) -> tuple[checkpoint.Header, Engine]:
-    """A fresh engine, or that of a trained model, with its means and scales, to go on from.
-
-    Raises:
-        ValueError: if that model is of another basis, baseline or size, or lacks an element of the labels.
-    """
-    if start is None:
-        return header, checkpoint.engine_of(header)
-    base, engine = checkpoint.load_extended(start, header.network)
-    missing = sorted(set(header.elements) - set(base.elements))
-    if missing:
-        raise ValueError(f"the labels hold element(s) {missing}, which {start} does not cover: {list(base.elements)}")
-    if base.baseline != header.baseline:
-        raise ValueError(f"{start} has baseline {base.baseline!r}, the configuration {header.baseline!r}")
-    if base.basis.content_hash(header.elements) != header.basis.content_hash(header.elements):
-        raise ValueError(f"{start} is of basis {base.basis.name!r}, the labels of {header.basis.name!r}")
-    provenance = {"name": base.name, "method": base.method, "training": dict(base.training)}
-    training = dict(header.training) | {"started_from": provenance}
-    return replace(header, basis=base.basis, elements=base.elements, training=training), engine.train()
-
-
-def split_labels(store: LabelStore, config: Config) -> tuple[list[int], list[int]]:
-    """Numbers of the training and of the validation labels of a store.
-
-    The random split depends on seed and number of labels only; the split by molecule on the SMILES alone.
-
-    Raises:
-        ValueError: for labels to be split by molecule that are not named by their SMILES.
-    """
-    count = len(store) if config.data.limit is None else min(len(store), config.data.limit)
-    if config.data.split == "molecule":
-        where = [side_of(store.molecule(i)) for i in range(count)]
-        parts = [i for i in range(count) if where[i] == "train"], [i for i in range(count) if where[i] == "validation"]
-    else:
-        order = np.random.default_rng(config.training.seed).permutation(count).tolist()
-        held = max(1, round(config.data.validation * count))
-        parts = sorted(order[held:]), sorted(order[:held])
-    return parts
-
-
-def without_degenerate(store: LabelStore, part: tuple[list[int], list[int]]) -> tuple[list[int], list[int]]:
-    """The labels of a split whose state is unique."""
-    return [i for i in part[0] if not store.is_degenerate(i)], [i for i in part[1] if not store.is_degenerate(i)]
-
-
-def _check_states(config: Config, used: Sequence[Molecule]) -> None:
-    """Refuses labels that the network could not tell apart.
-
-    Raises:
-        ValueError: for open shells, or molecules of unlike charge, that the network is not made for.
-    """
-    opened = sum(m.spin != 0 for m in used)
-    if opened and not config.network.open_shells:
-        raise ValueError(
-            f"{opened} of {len(used)} labels are open shells: set [network] open_shells = true, or leave them out"
-        )
-    charges = sorted({m.charge for m in used})
-    if len(charges) > 1 and not config.network.charges:
-        raise ValueError(f"the labels have charges {charges}: set [network] charges = true, or leave the ions out")
-
-
-def _header(config: Config, store: LabelStore, used: Sequence[Any], counts: list[int]) -> checkpoint.Header:
-    elements = tuple(sorted({z for m in used for z in m.numbers.tolist()}))
-    domain = {
-        "charges": sorted({m.charge for m in used}),
-        "spins": sorted({m.spin for m in used}),
-        "states": sorted({(m.charge, m.spin) for m in used}),
-        "max_atoms": max(m.n_atoms for m in used),
-        "max_heavy_atoms": max(m.n_heavy_atoms for m in used),
-        "formulas": sorted({m.formula for m in used}) if len({m.formula for m in used}) <= 20 else [],
-    }
-    training = {
-        "labels_train": counts[0],
-        "labels_validation": counts[1],
-        "labels_sha256": hashlib.sha256("".join(sorted(molecule_key(m) for m in used)).encode()).hexdigest()[:16],
-        "config": json.loads(json.dumps(asdict(replace(config, output=Path(config.output.name))), default=str)),
-        "label_versions": str(store.attrs.get("versions", "")),
-        "versions": {"mlsemi": mlsemi.__version__, "torch": torch.__version__, "python": platform.python_version()},
-    }
-    training["config"]["data"]["labels"] = [Path(p).name for p in config.data.labels]
-    return checkpoint.Header(
-        name=config.name,
-        method=store.method,
-        resolved_functional=store.resolved_functional,
-        basis=store.basis.subset(elements),
-        elements=elements,
-        baseline=config.baseline,
-        overlap_floor=config.overlap_floor,
-        network=config.network,
-        domain=domain,
-        training=training,
-    )
-
-
 class _Run:
     """One training run: everything that a resumed run must get back."""
 
@@ -283,19 +102,18 @@ class _Run:
         config: Config,
         header: checkpoint.Header,
         engine: Engine,
-        samples: Sequence[Sample],
-        validation: Sequence[Sample],
+        objective: Objective,
     ) -> None:
-        self.config, self.header, self.engine = config, header, engine
-        self.samples, self.validation = samples, validation
+        self.config, self.header, self.engine, self.objective = config, header, engine, objective
         settings = config.training
-        self.parameters = dict(engine.network.named_parameters())
+        self.parameters = dict(objective.trained)
         self.optimizer = MuonAdamW(
             self.parameters, learning_rate=settings.learning_rate, weight_decay=settings.weight_decay
         )
         self.average = {k: p.detach().clone() for k, p in self.parameters.items()}
         self.step = 0
         self.best = math.inf
+        self.stale = 0
         self.seconds = 0.0
         self.sums: dict[str, float] = {}
         self.n_sums = 0
@@ -306,7 +124,7 @@ class _Run:
         config = data["training"]["config"]
         # what a network does not have is left out, so that states of before there was such a thing still fit
         network = {k: v for k, v in config["network"].items() if v is not False}
-        return {k: config[k] for k in ("baseline", "data", "loss")} | {
+        return {k: config[k] for k in ("baseline", "data", "loss", "finetune") if config.get(k)} | {
             "network": network,
             "labels": [data["training"][k] for k in ("labels_train", "labels_validation", "labels_sha256")],
             "training": {k: v for k, v in config["training"].items() if k not in ("steps", "device", "threads")},
@@ -322,7 +140,13 @@ class _Run:
             "parameters": {k: p.detach() for k, p in self.parameters.items()},
             "average": self.average,
             "optimizer": self.optimizer.state_dict(),
-            "numbers": {"step": self.step, "best": self.best, "seconds": self.seconds, "n_sums": self.n_sums},
+            "numbers": {
+                "step": self.step,
+                "best": self.best,
+                "stale": self.stale,
+                "seconds": self.seconds,
+                "n_sums": self.n_sums,
+            },
             "sums": self.sums,
         }
         try:
@@ -359,7 +183,7 @@ class _Run:
         self.optimizer.load_state_dict(state["optimizer"])
         numbers = state["numbers"]
         self.step, self.best, self.seconds = numbers["step"], numbers["best"], numbers["seconds"]
-        self.sums, self.n_sums = state["sums"], numbers["n_sums"]
+        self.sums, self.n_sums, self.stale = state["sums"], numbers["n_sums"], numbers["stale"]
         _truncate_curves(self.config.output / CURVES, self.step)
 
     def loop(self, say: Report, asked: Callable[[], bool] = lambda: False) -> None:
@@ -368,7 +192,7 @@ class _Run:
         start, first = time.perf_counter() - self.seconds, self.step
         began, row, bad = time.perf_counter(), None, 0
         batches = self._batches()
-        while self.step < settings.steps:
+        while self.step < settings.steps and not self._given_up():
             terms = self._one_step(next(batches))
             bad = 0 if terms else bad + 1
             if bad > _MAX_BAD_STEPS:
@@ -385,17 +209,27 @@ class _Run:
                 self.save_state()
                 raise KeyboardInterrupt(f"step {self.step} is done and saved")
 
-    def _batches(self) -> Iterator[SampleBatch]:
+        if settings.patience:
+            best = self.config.output / "best.safetensors"
+            checkpoint.copy(best, self.config.output / "model.safetensors")
+
+    def _given_up(self) -> bool:
+        """Whether the loss on the validation labels has not fallen for too long."""
+        patience = self.config.training.patience
+        return bool(patience) and self.stale >= patience
+
+    def _batches(self) -> Iterator[list[Any]]:
         """Batches from the present step on: the order follows from seed and epoch alone."""
-        size = min(self.config.training.batch, len(self.samples))
-        per_epoch = len(self.samples) // size
+        samples = self.objective.samples
+        size = min(self.config.training.batch, len(samples))
+        per_epoch = len(samples) // size
         position = self.step
         while True:
             epoch, k = divmod(position, per_epoch)
-            order = np.random.default_rng([self.config.training.seed, epoch]).permutation(len(self.samples))
+            order = np.random.default_rng([self.config.training.seed, epoch]).permutation(len(samples))
             for chunk in range(k, per_epoch):
                 chosen = order[chunk * size : (chunk + 1) * size]
-                yield collate([self.samples[i] for i in chosen], self.engine).to(self.config.training.device)
+                yield [samples[i] for i in chosen]
             position = (epoch + 1) * per_epoch
 
     def _learning_rate(self) -> float:
@@ -405,18 +239,13 @@ class _Run:
         done = (self.step - settings.warmup) / max(1, settings.steps - settings.warmup)
         return settings.learning_rate * 0.5 * (1 + math.cos(math.pi * min(done, 1.0)))
 
-    def _terms(self, samples: SampleBatch) -> dict[str, Tensor]:
-        frames = BondFrames.of(samples.batch, self.engine.network.l_max)
-        output = self.engine.network(samples.batch, frames)
-        return loss_terms(output, BlockMap.of(samples.batch, self.engine.baseline.slots), samples)
-
-    def _one_step(self, samples: SampleBatch) -> dict[str, Tensor]:
+    def _one_step(self, samples: Sequence[Any]) -> dict[str, Tensor]:
         """One optimizer step; an empty answer if the gradient was not finite and the step was left out."""
         settings = self.config.training
         self.optimizer.set_learning_rate(self._learning_rate())
         self.optimizer.zero_grad()
-        terms = self._terms(samples)
-        total_loss(terms, self.config.loss).backward()
+        terms = self.objective.terms(samples)
+        self.objective.total(terms).backward()
         norm = torch.nn.utils.clip_grad_norm_(self.parameters.values(), settings.clip)
         self.step += 1
         if not bool(torch.isfinite(norm)):
@@ -440,33 +269,38 @@ class _Run:
         with torch.no_grad():
             for key, p in self.parameters.items():
                 p.copy_(self.average[key])
-            sums: dict[str, float] = {}
-            size = self.config.training.batch
-            for start in range(0, len(self.validation), size):
-                chunk = self.validation[start : start + size]
-                terms = self._terms(collate(chunk, self.engine).to(self.config.training.device))
-                for key, value in terms.items():
-                    sums[key] = sums.get(key, 0.0) + float(value) * len(chunk)
+            errors = self._validation_errors()
             for key, p in self.parameters.items():
                 p.copy_(own[key])
-        errors = {k: v / len(self.validation) for k, v in sums.items()}
+        units = self.objective.units
         row: dict[str, float] = {"step": self.step, "seconds": round(self.seconds, 1), "rate": self._learning_rate()}
-        row |= {f"train_{k}_meh": v / max(self.n_sums, 1) for k, v in self.sums.items()}
-        row |= {f"validation_{k}_meh": v for k, v in errors.items()}
+        row |= {f"train_{k}_{units[k]}": v / max(self.n_sums, 1) for k, v in self.sums.items()}
+        row |= {f"validation_{k}_{units[k]}": v for k, v in errors.items()}
         self.sums, self.n_sums = {}, 0
-        loss = sum(getattr(self.config.loss, k) * v for k, v in errors.items())
+        loss = self.objective.total(errors)
         training = dict(self.header.training) | {
             "steps": self.step,
             "seconds": round(self.seconds, 1),
-            "validation_meh": {k: round(v, 6) for k, v in errors.items()},
+            "validation": {f"{k}_{units[k]}": round(v, 6) for k, v in errors.items()},
         }
         header = replace(self.header, training=training)
         checkpoint.save(self.config.output / "model.safetensors", header, self._averaged_state())
+        self.stale += 1
         if loss < self.best:
-            self.best = loss
+            self.best, self.stale = loss, 0
             checkpoint.save(self.config.output / "best.safetensors", header, self._averaged_state())
         _append_curves(self.config.output / CURVES, row)
         return row
+
+    def _validation_errors(self) -> dict[str, float]:
+        """Mean of each term over the validation samples."""
+        samples, size = self.objective.validation, self.config.training.batch
+        sums: dict[str, float] = {}
+        for start in range(0, len(samples), size):
+            chunk = samples[start : start + size]
+            for key, value in self.objective.terms(chunk).items():
+                sums[key] = sums.get(key, 0.0) + float(value) * len(chunk)
+        return {k: v / len(samples) for k, v in sums.items()}
 
 
 def _append_curves(path: Path, row: dict[str, float]) -> None:

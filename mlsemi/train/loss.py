@@ -7,7 +7,6 @@ from torch import Tensor
 
 from mlsemi.blocks import BlockMap
 from mlsemi.nn.network import NetworkOutput
-from mlsemi.train.config import LossConfig
 from mlsemi.train.samples import SampleBatch
 
 _MILLI = 1e3
@@ -49,10 +48,3 @@ def loss_terms(output: NetworkOutput, blocks: BlockMap, samples: SampleBatch) ->
         "fast": (repulsive + electronic).abs() / atoms,
     }
     return {name: value.mean() * _MILLI for name, value in parts.items()}
-
-
-def total_loss(terms: dict[str, Tensor], weights: LossConfig) -> Tensor:
-    """Weighted sum of the terms."""
-    return sum(
-        (getattr(weights, name) * value for name, value in terms.items()), start=torch.zeros((), dtype=torch.float64)
-    )

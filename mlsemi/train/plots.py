@@ -16,11 +16,17 @@ from mlsemi.train.metrics import ESTIMATED_MODES, Row, paired
 from mlsemi.units import DIPOLE_AU_IN_DEBYE, HARTREE_IN_EV, HARTREE_IN_KCAL_PER_MOL
 
 _TERMS = {
-    "ao": "F, AO elements: MAE",
-    "orthonormal": "F, orthonormal basis: MAE",
-    "occupied_virtual": "F, occupied-virtual block: rms",
-    "energy": "repulsive energy per atom: MAE",
+    "ao_meh": "F, AO elements: MAE",
+    "orthonormal_meh": "F, orthonormal basis: MAE",
+    "occupied_virtual_meh": "F, occupied-virtual block: rms",
+    "energy_meh": "energy: MAE (repulsive part per atom, in training on F)",
+    "fast_meh": "fast energy per atom, to first order: MAE",
+    "gradient_meh_per_bohr": "gradient: MAE",
+    "dipole_mebohr": "dipole: MAE",
+    "ionization_meh": "ionization energy: MAE",
+    "fock_meh": "F, change against the model before: MAE",
 }
+_UNITS = {"meh": "mEh", "meh_per_bohr": "mEh/bohr", "mebohr": "1e-3 e bohr"}
 _CORE = -3.0
 """Orbital energies below this [Eh] are those of cores of the second row and later: they would squeeze all others."""
 _TRAIN, _VALIDATION = "#8a8a8a", "#b03a2e"
@@ -43,14 +49,20 @@ def plot_curves(table: str | Path, picture: str | Path) -> bool:
         rows = [row for row in csv.DictReader(file) if None not in row.values()]
     if not rows:
         return False
-    figure, axes = _figure(2, 2, (10, 7))
+    shown = [term for term in _TERMS if f"validation_{term}" in rows[0]]
+    n_columns = min(len(shown), 3)
+    n_rows = -(-len(shown) // n_columns)
+    figure, axes = _figure(n_rows, n_columns, (5 * n_columns, 3.5 * n_rows))
     steps = [int(row["step"]) for row in rows]
-    for axis, (term, title) in zip(axes, _TERMS.items(), strict=True):
+    for axis in axes[len(shown) :]:
+        axis.set_axis_off()
+    for axis, term in zip(axes, shown, strict=False):
+        unit = next(text for key, text in _UNITS.items() if term.endswith("_" + key))
         for part, colour in (("train", _TRAIN), ("validation", _VALIDATION)):
-            values = [float(row.get(f"{part}_{term}_meh") or "nan") for row in rows]
+            values = [float(row.get(f"{part}_{term}") or "nan") for row in rows]
             # training errors are means over the steps since the row before, of the weights as they moved
             axis.plot(steps, values, "o-", color=colour, label=part, markersize=3, linewidth=1.2)
-        axis.set(title=title, xlabel="step", ylabel="mEh", yscale="log")
+        axis.set(title=_TERMS[term], xlabel="step", ylabel=unit, yscale="log")
         axis.grid(True, which="both", alpha=0.2)
         axis.legend(frameon=False)
     _save(figure, Path(picture))

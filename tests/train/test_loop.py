@@ -11,9 +11,10 @@ from safetensors.torch import load_file
 
 from mlsemi.checkpoint import read_header
 from mlsemi.data.store import LabelStore, write_store
-from mlsemi.train import loop
-from mlsemi.train.loop import split_labels, train
+from mlsemi.train.loop import train
+from mlsemi.train.objective import Objective
 from mlsemi.train.plots import plot_curves
+from mlsemi.train.setup import split_labels
 
 
 def weights(folder):
@@ -168,8 +169,8 @@ def test_a_damaged_state_is_refused(configure):
 
 def test_a_loss_that_is_not_finite_ends_the_run(configure, monkeypatch):
     config = configure("infinite", steps=40, validate_every=40)
-    finite = loop.total_loss
-    monkeypatch.setattr(loop, "total_loss", lambda terms, weights: finite(terms, weights) * float("nan"))
+    finite = Objective.total
+    monkeypatch.setattr(Objective, "total", lambda self, terms: finite(self, terms) * float("nan"))
     with pytest.raises(RuntimeError, match="not finite for 21 steps .* lower the learning rate"):
         train(config)
 

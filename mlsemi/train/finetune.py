@@ -1,0 +1,252 @@
+"""Fine-tuning on observables: energies, gradients, dipoles and ionization energies of any method.
+
+The Fock matrix of the new method does not exist; what is compared follows from the predicted one: the energy of the
+fast mode, its gradient, the dipole of the density, minus the energy of the HOMO. The gradient of the loss reaches the
+network through density and eigenproblem.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from mlsemi.baseline import BaselineTerms
+from mlsemi.batch import Batch
+from mlsemi.blocks import BlockMap
+from mlsemi.data.store import LabelStore
+from mlsemi.engine import Engine, Integrals, Prediction
+from mlsemi.frames import BondFrames
+from mlsemi.molecule import Molecule
+from mlsemi.observables import Observables
+from mlsemi.properties.multipoles import dipole
+from mlsemi.train.config import FinetuneConfig
+from mlsemi.train.objective import Objective
+
+UNITS = {"energy": "meh", "gradient": "meh_per_bohr", "dipole": "mebohr", "ionization": "meh", "fock": "meh"}
+_MILLI = 1e3
+_CHUNK = 16
+_PARTS = {"head": ("energy_readout.",), "readout": ("energy_readout.", "pair_readout.", "atom_readout.", "spin_")}
+
+
+@dataclass(frozen=True, eq=False)
+class Target:
+    """One label, and what depends only on its geometry.
+
+    Attributes:
+        molecule: the molecule.
+        observables: of the label; some fields of `WANTED` are there.
+        overlap: S, shape (ao, ao).
+        moments: dipole integrals [bohr], shape (3, ao, ao).
+        fock_0: F0 [Eh], shape (ao, ao).
+        density_0: D0, shape (ao, ao).
+        pair_energy: of the baseline [Eh].
+        fock: that of the model that is fine-tuned [Eh], shape (spin, ao, ao), float32.
+        energy: that of the model that is fine-tuned [Eh].
+    """
+
+    molecule: Molecule
+    observables: Observables
+    overlap: Tensor
+    moments: Tensor
+    fock_0: Tensor
+    density_0: Tensor
+    pair_energy: float
+    fock: Tensor
+    energy: float
+
+
+WANTED: dict[str, Callable[[Observables], object]] = {
+    "energy": lambda o: o.energy,
+    "gradient": lambda o: o.gradient,
+    "dipole": lambda o: o.dipole,
+    "ionization": lambda o: o.ionization_energies,
+}
+"""What the terms of the loss compare with."""
+
+
+def observables_objective(
+    engine: Engine,
+    stores: Sequence[LabelStore],
+    parts: Sequence[tuple[list[int], list[int]]],
+    settings: FinetuneConfig,
+    device: str,
+    *,
+    report: Callable[[int], None] | None = None,
+) -> Objective:
+    """Prepares labels of observables, and refits the atomic reference energies of the engine to them.
+
+    Args:
+        engine: the model to be fine-tuned, on the CPU; its atomic energies change.
+        stores: label files.
+        parts: numbers of the labels to train and to validate on in each of them.
+        settings: weights, and what is trained.
+        device: where training will run.
+        report: called with the number of labels prepared.
+
+    Raises:
+        ValueError: if no weight is set, or a label lacks what a weight asks for.
+    """
+    weights = {name: getattr(settings, name) for name in UNITS if getattr(settings, name)}
+    if not set(weights) - {"fock"}:
+        raise ValueError(f"[finetune] sets no weight: give one of {', '.join(WANTED)} a positive one")
+    prepared: list[list[Target]] = [[], []]
+    done = 0
+    for store, part in zip(stores, parts, strict=True):
+        for k in (0, 1):
+            for start in range(0, len(part[k]), _CHUNK):
+                prepared[k] += _targets(store, part[k][start : start + _CHUNK], engine, set(weights))
+                done += len(part[k][start : start + _CHUNK])
+                if report is not None:
+                    report(done)
+    if "energy" in weights:
+        refit_atomic_energies(engine, prepared[0])
+
+    def terms(chosen: Sequence[Target]) -> dict[str, Tensor]:
+        return observable_terms(engine, chosen, set(weights), device)
+
+    units = {name: UNITS[name] for name in weights}
+    return Objective(prepared[0], prepared[1], weights, units, terms, _trained(engine.network, settings.train))
+
+
+def _trained(network: nn.Module, part: str) -> dict[str, nn.Parameter]:
+    chosen = dict(network.named_parameters())
+    if part != "all":
+        chosen = {name: p for name, p in chosen.items() if name.startswith(_PARTS[part])}
+    return chosen
+
+
+def _targets(store: LabelStore, indices: Sequence[int], engine: Engine, wanted: set[str]) -> list[Target]:
+    records = [store.record(i) for i in indices]
+    for record in records:
+        for name in sorted(wanted & set(WANTED)):
+            if WANTED[name](record.observables) is None:
+                which = record.molecule.name or record.molecule.formula
+                raise ValueError(
+                    f"[finetune] {name} has a weight, but the label of {which} in {store.path} has no {name}: set the "
+                    "weight to 0, or label with it"
+                )
+    batch = engine.batch([r.molecule for r in records])
+    with torch.no_grad():
+        exact = engine.integrals(batch, dipole=True)
+        prediction = engine.predict(batch, exact)
+    moments, terms, out = exact.dipole, exact.baseline, []
+    assert moments is not None
+    for k, record in enumerate(records):
+        n, spins = int(batch.n_ao[k]), 2 if record.molecule.spin else 1
+        cut = (k, slice(n), slice(n))
+        out.append(
+            Target(
+                record.molecule,
+                record.observables,
+                exact.overlap[cut].clone(),
+                moments[k, :, :n, :n].clone(),
+                terms.fock[cut].clone(),
+                terms.density[cut].clone(),
+                float(terms.energy[k]),
+                prediction.state.fock[k, :spins, :n, :n].float().clone(),
+                float(prediction.energy[k]),
+            )
+        )
+    return out
+
+
+def refit_atomic_energies(engine: Engine, targets: Sequence[Target]) -> None:
+    """Shifts the atomic reference energies by least squares, so that energies of the new method start near.
+
+    What the compositions of the labels leave open stays as it was: the shift is that of least norm.
+    """
+    elements = np.array(engine.elements)
+    counts = np.array([(t.molecule.numbers[:, None] == elements).sum(0) for t in targets], dtype=float)
+    energies = np.array([t.observables.energy for t in targets], dtype=float)
+    shift, *_ = np.linalg.lstsq(counts, energies - np.array([t.energy for t in targets]), rcond=None)
+    readout = engine.network.energy_readout
+    readout.set_offset(readout.offset.double().sum(0) + torch.from_numpy(shift))
+
+
+def observable_terms(engine: Engine, targets: Sequence[Target], wanted: set[str], device: str) -> dict[str, Tensor]:
+    """Mean over the molecules of each error.
+
+    Returns:
+        `energy` [mEh]: absolute error. `gradient` [mEh/bohr], `dipole` [1e-3 e bohr]: mean absolute error of the
+        components. `ionization` [mEh]: absolute error of minus the energy of the HOMO. `fock` [mEh]: mean absolute
+        deviation from the Fock matrix of the model that is fine-tuned.
+    """
+    batch = engine.batch([t.molecule for t in targets])
+    error: dict[str, Tensor] = {}
+    if "gradient" in wanted:
+        with torch.enable_grad():  # of the energy, in validation too
+            batch = batch.with_positions(batch.positions.clone().requires_grad_())
+            exact = engine.integrals(batch, dipole=True)
+            prediction = engine.predict(batch, exact)
+            gradient = torch.autograd.grad(prediction.energy.sum(), batch.positions, create_graph=True)[0]
+        label = torch.cat([torch.as_tensor(WANTED["gradient"](t.observables)) for t in targets]).to(device)
+        error["gradient"] = _mean_of_atoms((gradient - label).abs().mean(-1), batch)
+    else:
+        exact = collate_integrals(targets, batch, engine)
+        prediction = engine.predict(batch, exact)
+    if "energy" in wanted:
+        error["energy"] = (prediction.energy - _numbers(targets, "energy", device)).abs()
+    if "dipole" in wanted:
+        assert exact.dipole is not None
+        label = torch.stack([torch.as_tensor(WANTED["dipole"](t.observables)) for t in targets]).to(device)
+        error["dipole"] = (dipole(prediction.state.total_density, exact.dipole, batch) - label).abs().mean(-1)
+    if "ionization" in wanted:
+        error["ionization"] = (ionization_energy(prediction) - _numbers(targets, "ionization", device)).abs()
+    if "fock" in wanted:
+        error["fock"] = _from_base(prediction, targets, batch)
+    return {name: _MILLI * value.mean() for name, value in error.items()}
+
+
+def ionization_energy(prediction: Prediction) -> Tensor:
+    """Minus the energy of the highest occupied orbital, over both spins [Eh], shape (molecule,)."""
+    state = prediction.state
+    occupied = state.mo_energy.masked_fill(state.mo_occ == 0, -torch.inf)
+    return -occupied.flatten(1).amax(1)
+
+
+def _numbers(targets: Sequence[Target], name: str, device: str) -> Tensor:
+    """The label of each target, the first if there are several [Eh]."""
+    found = [np.atleast_1d(np.asarray(WANTED[name](t.observables), dtype=float))[0] for t in targets]
+    return torch.tensor(found, dtype=torch.float64, device=device)
+
+
+def _mean_of_atoms(values: Tensor, batch: Batch) -> Tensor:
+    ones = torch.ones_like(values)
+    total, count = (values.new_zeros(batch.n_molecules).index_add(0, batch.molecule, x) for x in (values, ones))
+    return total / count
+
+
+def _from_base(prediction: Prediction, targets: Sequence[Target], batch: Batch) -> Tensor:
+    fock = prediction.state.fock
+    base = _padded([t.fock.expand(fock.shape[1], -1, -1) for t in targets], fock.shape[-1]).to(fock)
+    size = batch.n_ao.to(fock.dtype) ** 2 * fock.shape[1]
+    return (fock - base).abs().sum((-3, -2, -1)) / size
+
+
+def collate_integrals(targets: Sequence[Target], batch: Batch, engine: Engine) -> Integrals:
+    """The exact part of a batch, from what was computed once for each target."""
+    n, device = batch.ao_mask.shape[1], batch.positions.device
+    stacked: Mapping[str, Tensor] = {
+        name: _padded([getattr(t, name) for t in targets], n).to(device)
+        for name in ("overlap", "moments", "fock_0", "density_0")
+    }
+    pair_energy = torch.tensor([t.pair_energy for t in targets], dtype=torch.float64, device=device)
+    return Integrals(
+        stacked["overlap"],
+        stacked["moments"],
+        BaselineTerms(stacked["fock_0"], stacked["density_0"], pair_energy),
+        BlockMap.of(batch, engine.baseline.slots),
+        BondFrames.of(batch, engine.network.l_max),
+    )
+
+
+def _padded(matrices: Sequence[Tensor], n: int) -> Tensor:
+    """Matrices over AOs side by side, shape (molecule, ..., n, n)."""
+    out = matrices[0].new_zeros(len(matrices), *matrices[0].shape[:-2], n, n)
+    for k, matrix in enumerate(matrices):
+        out[k, ..., : matrix.shape[-1], : matrix.shape[-1]] = matrix
+    return out
