@@ -166,8 +166,13 @@ def read_config(path: str | Path) -> Config:
     built: dict[str, Any] = {key: _section(kind, data.get(key, {}), key, path) for key, kind in parts.items()}
     if "finetune" not in data:
         built["finetune"] = None
-    elif "loss" in data:
-        raise ValueError(f"{path}: [loss] is for Fock matrices, [finetune] for observables: give one of them")
+    else:
+        of_base = sorted({"loss", "network", "baseline", "overlap_floor"} & set(data))
+        if of_base:
+            raise ValueError(
+                f"{path}: {', '.join(of_base)} beside [finetune]: its weights take the place of [loss], all else is "
+                "that of the model given by --from; remove it"
+            )
     folder = path.resolve().parent
     labels = tuple(str(folder / label) for label in built["data"].labels)
     built["data"] = DataConfig(**{**vars(built["data"]), "labels": labels})
