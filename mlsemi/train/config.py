@@ -65,7 +65,6 @@ class FinetuneConfig:
         ionization: absolute error of minus the energy of the HOMO against the lowest ionization energy [mEh].
         fock: mean absolute deviation of F from that of the model that is fine-tuned [mEh]: keeps it near.
         train: "head": the atomic energies only; "readout": all readouts; "all": the whole network.
-        labels_as: name of the method that the energies become, by default method and basis of the labels.
     """
 
     energy: float = 0.0
@@ -74,7 +73,6 @@ class FinetuneConfig:
     ionization: float = 0.0
     fock: float = 0.0
     train: str = "all"
-    labels_as: str = ""
 
 
 @dataclass(frozen=True)

@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import multiprocessing
-import os
 import time
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from mlsemi.basis import Basis
 from mlsemi.batch import Batch
 from mlsemi.calibration import spread
 from mlsemi.checkpoint import Header
@@ -23,19 +18,17 @@ from mlsemi.data.smiles import side_of
 from mlsemi.data.store import LabelStore, Record
 from mlsemi.engine import Engine, Prediction
 from mlsemi.molecule import Molecule, symbol_of
-from mlsemi.processes import SINGLE_THREAD, environment, follow, stop
 from mlsemi.properties.multipoles import dipole
 from mlsemi.state import ElectronicState, solve_state
-from mlsemi.train.metrics import Row, State, average, by_class, by_group, state_errors
+from mlsemi.train.evaluate_observables import observable_rows
+from mlsemi.train.metrics import Report, Row, State, average, by_class, by_group, state_errors
 from mlsemi.train.samples import stored_fock
+from mlsemi.train.variational_energies import variational_energies
 
 SPLITS = ("all", "train", "validation", "test")
 _BATCH_AOS = 400
 """Orbitals of a batch together: larger ones are no faster on a CPU."""
 _FOCK_SAMPLES = 200_000
-
-Report = Callable[[str, int, int, float], None]
-"""Stage ("predict" or "variational"), molecules done, of how many, molecules per second."""
 
 
 @dataclass(eq=False)
@@ -92,7 +85,14 @@ def check_labels(header: Header, store: LabelStore, molecules: Sequence[Molecule
     Raises:
         ValueError: for another method or basis, or elements that the model does not cover.
     """
-    if store.resolved_functional != header.resolved_functional:
+    if not store.has_fock:
+        if store.level != header.energy_method:
+            own = header.energy_method or f"{header.method}/{header.basis.name}"
+            raise ValueError(
+                f"label file {store.path} holds energies of {store.level}, but those of model {header.name!r} are of "
+                f"{own}: take labels of that level, or fine-tune the model on these"
+            )
+    elif store.resolved_functional != header.resolved_functional:
         raise ValueError(
             f"label file {store.path} was made with {store.method!r} ({store.resolved_functional}), but model "
             f"{header.name!r} is of {header.method!r} ({header.resolved_functional}): take labels of that method"
@@ -104,7 +104,7 @@ def check_labels(header: Header, store: LabelStore, molecules: Sequence[Molecule
             f"label file {store.path} has {', '.join(map(symbol_of, lacking))}, but model {header.name!r} covers "
             f"{', '.join(map(symbol_of, header.elements))} only"
         )
-    if store.basis.content_hash(elements) != header.basis.content_hash(elements):
+    if store.has_fock and store.basis.content_hash(elements) != header.basis.content_hash(elements):
         raise ValueError(
             f"label file {store.path} is in basis {store.basis.name!r}, but model {header.name!r} in "
             f"{header.basis.name!r}{' (other functions)' if store.basis.name == header.basis.name else ''}: take "
@@ -144,15 +144,30 @@ def evaluate(
         ValueError: for labels that do not belong to the model.
         ImportError: for `variational` without PySCF.
     """
+    if variational and not store.has_fock:
+        raise ValueError(
+            f"the labels in {store.path} are of {store.level}: variational energies, which are of {header.method}, "
+            "have nothing to be compared with there"
+        )
     warnings = _reference_warnings(header) if variational else []
-    check_encoding(store, engine)
+    if store.has_fock:
+        check_encoding(store, engine)
     molecules = {i: store.molecule(i) for i in indices}
     used, left_out = _usable(header, store, indices, molecules)
     warnings += [*check_labels(header, store, [molecules[i] for i in used]), *left_out]
     say = report or (lambda stage, done, total, rate: None)
+    if not store.has_fock:
+        parity = Parity()
+        rows = observable_rows(engine, store, used, molecules, parity.dipole, say=say)
+        return Evaluation(rows, parity, average(rows), by_class(rows), by_group(rows), tuple(warnings))
     rows, parity, densities = _predict_all(engine, store, used, molecules, keep=variational, say=say)
+    if header.energy_method not in ("", store.level):  # fine-tuned to energies of another method than the labels'
+        for row in rows:
+            for name in ("energy_fast_error", "energy_fast_estimate"):
+                row.pop(name, None)
+        warnings.append(f"fast energies, of {header.energy_method}, are not compared with those of {store.level}")
     if variational:
-        failed = _variational_all(header, [molecules[i] for i in used], densities, rows, jobs=jobs, say=say)
+        failed = variational_energies(header, [molecules[i] for i in used], densities, rows, jobs=jobs, say=say)
         if failed:
             warnings.append(f"{len(failed)} variational energies failed, the first: {failed[0]}")
         _correct_all(header, rows)
@@ -332,66 +347,3 @@ def _reference_state(
 
 def _numpy(tensor: Tensor) -> np.ndarray:
     return tensor.detach().cpu().numpy()
-
-
-def _variational_all(
-    header: Header,
-    molecules: Sequence[Molecule],
-    densities: Sequence[np.ndarray],
-    rows: Sequence[Row],
-    *,
-    jobs: int,
-    say: Report,
-) -> list[str]:
-    """Adds the variational energies to the rows; gives the reasons of failures."""
-    failed: list[str] = []
-    start = time.perf_counter()
-
-    def take(done: int, k: int, energy: float, estimate: float | None, failure: str) -> None:
-        row = rows[k]
-        row["energy_variational"] = energy
-        row["energy_variational_error"] = energy - float(row["energy"])
-        row["energy_variational_estimate"] = float("nan") if estimate is None else estimate
-        if failure:
-            failed.append(f"{molecules[k].name or molecules[k].formula}: {failure}")
-        say("variational", done, len(rows), done / (time.perf_counter() - start))
-
-    if jobs == 1:
-        for k, (molecule, density) in enumerate(zip(molecules, densities, strict=True)):
-            take(k + 1, k, *_one_variational(molecule, header.basis, density, header.method))
-        return failed
-    with _pool(jobs) as pool:
-        futures: dict[Future, int] = {
-            pool.submit(_one_variational, molecule, header.basis, density, header.method): k
-            for k, (molecule, density) in enumerate(zip(molecules, densities, strict=True))
-        }
-        for done, future in enumerate(as_completed(futures), start=1):
-            take(done, futures[future], *future.result())
-    return failed
-
-
-def _one_variational(
-    molecule: Molecule, basis: Basis, density: np.ndarray, method: str
-) -> tuple[float, float | None, str]:
-    """Energy, error estimate, and the reason of a failure."""
-    from mlsemi.reference.variational import variational
-
-    try:
-        found = variational(molecule, basis, density, method=method)
-    except (ValueError, RuntimeError) as error:
-        return float("nan"), None, str(error)
-    return found.energy, found.error_estimate, ""
-
-
-@contextmanager
-def _pool(jobs: int) -> Iterator[ProcessPoolExecutor]:
-    """Processes with one thread each; they end at once if the block fails or is interrupted."""
-    with environment(SINGLE_THREAD):
-        context = multiprocessing.get_context("spawn")
-        pool = ProcessPoolExecutor(jobs, mp_context=context, initializer=follow, initargs=(os.getpid(),))
-        try:
-            yield pool
-            pool.shutdown()
-        except BaseException:
-            stop(pool)
-            raise

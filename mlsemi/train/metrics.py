@@ -14,6 +14,9 @@ from mlsemi.units import DIPOLE_AU_IN_DEBYE, HARTREE_IN_EV, HARTREE_IN_KCAL_PER_
 Row = dict[str, float | int | str]
 """Numbers of one molecule in atomic units, by name."""
 
+Report = Callable[[str, int, int, float], None]
+"""Stage ("predict" or "variational"), molecules done, of how many, molecules per second."""
+
 ESTIMATED_MODES = ("fast", "variational", "corrected")
 """Modes whose energies come with an estimate of their error."""
 
@@ -184,6 +187,8 @@ METRICS = (
         _KCAL,
         "kcal/mol",
     ),
+    Metric("gradient_mae_uEh_per_bohr", "gradient, components: MAE", "gradient_mae", _mean, _MICRO, "uEh/bohr"),
+    Metric("ionization_mae_eV", "ionization energy: MAE", "ionization_error", _mean, HARTREE_IN_EV, "eV"),
     Metric("dipole_mae_au", "dipole, |difference|: MAE", "dipole_error", _mean, 1.0, "e bohr"),
     Metric("dipole_mae_D", "dipole, |difference|: MAE", "dipole_error", _mean, DIPOLE_AU_IN_DEBYE, "D"),
     Metric("dipole_norm_mae_D", "dipole, magnitude: MAE", "dipole_norm_error", _mean, DIPOLE_AU_IN_DEBYE, "D"),

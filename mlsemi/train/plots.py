@@ -12,7 +12,7 @@ import numpy as np
 
 from mlsemi.calibration import NOISE, Interval, stored_interval
 from mlsemi.train.evaluate import Evaluation
-from mlsemi.train.metrics import ESTIMATED_MODES, Row, paired
+from mlsemi.train.metrics import ESTIMATED_MODES, Row, column, paired
 from mlsemi.units import DIPOLE_AU_IN_DEBYE, HARTREE_IN_EV, HARTREE_IN_KCAL_PER_MOL
 
 _TERMS = {
@@ -208,6 +208,9 @@ def _coverage(axis: Any, ratio: np.ndarray, interval: Interval | None) -> None:
 
 def _errors(axis: Any, rows: Sequence[Row]) -> None:
     """H MAE of the molecules."""
-    values = np.array([row["h_mae"] for row in rows], dtype=float) * 1e6
+    values = column(rows, "h_mae") * 1e6
+    if not len(values):
+        axis.set(title="F, AO elements: none")
+        return
     axis.hist(values, bins=min(40, max(5, len(values) // 5)), color="#2e6f9e")
     axis.set(title="F, AO elements: MAE of each molecule", xlabel="uEh", ylabel="molecules")

@@ -70,6 +70,11 @@ def set_up(config: Config, start: str | Path | None, say: Report) -> tuple[check
                     f"label files of different methods: {first.resolved_functional!r} in {config.data.labels[0]}"
                     f" and {store.resolved_functional!r}: train on labels of one method"
                 )
+        if config.finetune is None and not first.has_fock:
+            raise ValueError(
+                f"the labels in {first.path} are of {first.level} and have no Fock matrices: fine-tune a model on "
+                "them, with [finetune] in the configuration and --from MODEL"
+            )
         whole = [split_labels(store, config) for store in stores]
         parts = [without_degenerate(store, part) for store, part in zip(stores, whole, strict=True)]
         left_out = sum(len(p[k]) for p in whole for k in (0, 1)) - sum(len(p[k]) for p in parts for k in (0, 1))
@@ -95,8 +100,7 @@ def set_up(config: Config, start: str | Path | None, say: Report) -> tuple[check
 
         device = config.training.device
         if config.finetune is not None:
-            name = config.finetune.labels_as or f"{first.method}/{first.basis.name}"
-            header = replace(header, energy_method=name)
+            header = replace(header, energy_method=first.level)
             objective = observables_objective(engine, stores, parts, config.finetune, device, report=show)
             return header, engine.to(device), objective
         prepared = _prepare(engine, stores, parts, show)

@@ -117,14 +117,14 @@ def test_a_model_is_tuned_and_says_so(base, tmp_path, water_labels, make_engine,
     config = configuration(
         tmp_path,
         water_labels,
-        {"energy": 1.0, "dipole": 0.3, "fock": 0.05, "labels_as": "ccsd(t)/cc-pvtz"},
+        {"energy": 1.0, "dipole": 0.3, "fock": 0.05},
         steps=30,
         validate_every=10,
         learning_rate=2e-3,
     )
     path = train(config, start=base)
     header = read_header(path)
-    assert header.energy_method == "ccsd(t)/cc-pvtz"
+    assert header.energy_method == "pbe/def2-svp"
     assert header.method == "pbe"
     assert header.training["started_from"]["name"] == "base"
     assert set(header.training["validation"]) == {"energy_meh", "dipole_mebohr", "fock_meh"}
