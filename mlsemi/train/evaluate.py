@@ -76,6 +76,12 @@ def select(store: LabelStore, *, split: str = "all", limit: int | None = None) -
     return chosen
 
 
+def has_its_fock(header: Header, store: LabelStore) -> bool:
+    """Whether labels are to be compared with the Fock matrices of a model, or else with what it was fine-tuned to."""
+    same = store.resolved_functional == header.resolved_functional
+    return store.has_fock and (same or store.level != header.energy_method)
+
+
 def check_labels(header: Header, store: LabelStore, molecules: Sequence[Molecule]) -> tuple[str, ...]:
     """Refuses labels that do not belong to a model; the AO order was checked on opening.
 
@@ -85,14 +91,14 @@ def check_labels(header: Header, store: LabelStore, molecules: Sequence[Molecule
     Raises:
         ValueError: for another method or basis, or elements that the model does not cover.
     """
-    if not store.has_fock:
-        if store.level != header.energy_method:
-            own = header.energy_method or f"{header.method}/{header.basis.name}"
-            raise ValueError(
-                f"label file {store.path} holds energies of {store.level}, but those of model {header.name!r} are of "
-                f"{own}: take labels of that level, or fine-tune the model on these"
-            )
-    elif store.resolved_functional != header.resolved_functional:
+    if not store.has_fock and store.level != header.energy_method:
+        own = header.energy_method or f"{header.method}/{header.basis.name}"
+        raise ValueError(
+            f"label file {store.path} holds energies of {store.level}, but those of model {header.name!r} are of "
+            f"{own}: take labels of that level, or fine-tune the model on these"
+        )
+    with_fock = has_its_fock(header, store)
+    if with_fock and store.resolved_functional != header.resolved_functional:
         raise ValueError(
             f"label file {store.path} was made with {store.method!r} ({store.resolved_functional}), but model "
             f"{header.name!r} is of {header.method!r} ({header.resolved_functional}): take labels of that method"
@@ -104,7 +110,7 @@ def check_labels(header: Header, store: LabelStore, molecules: Sequence[Molecule
             f"label file {store.path} has {', '.join(map(symbol_of, lacking))}, but model {header.name!r} covers "
             f"{', '.join(map(symbol_of, header.elements))} only"
         )
-    if store.has_fock and store.basis.content_hash(elements) != header.basis.content_hash(elements):
+    if with_fock and store.basis.content_hash(elements) != header.basis.content_hash(elements):
         raise ValueError(
             f"label file {store.path} is in basis {store.basis.name!r}, but model {header.name!r} in "
             f"{header.basis.name!r}{' (other functions)' if store.basis.name == header.basis.name else ''}: take "
@@ -144,19 +150,20 @@ def evaluate(
         ValueError: for labels that do not belong to the model.
         ImportError: for `variational` without PySCF.
     """
-    if variational and not store.has_fock:
+    with_fock = has_its_fock(header, store)
+    if variational and not with_fock:
         raise ValueError(
             f"the labels in {store.path} are of {store.level}: variational energies, which are of {header.method}, "
             "have nothing to be compared with there"
         )
     warnings = _reference_warnings(header) if variational else []
-    if store.has_fock:
+    if with_fock:
         check_encoding(store, engine)
     molecules = {i: store.molecule(i) for i in indices}
     used, left_out = _usable(header, store, indices, molecules)
     warnings += [*check_labels(header, store, [molecules[i] for i in used]), *left_out]
     say = report or (lambda stage, done, total, rate: None)
-    if not store.has_fock:
+    if not with_fock:
         parity = Parity()
         rows = observable_rows(engine, store, used, molecules, parity.dipole, say=say)
         return Evaluation(rows, parity, average(rows), by_class(rows), by_group(rows), tuple(warnings))

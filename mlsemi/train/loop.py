@@ -62,11 +62,31 @@ def train(config: Config, *, start: str | Path | None = None, report: Report | N
         torch.set_num_threads(config.training.threads)
     config.output.mkdir(parents=True, exist_ok=True)
     say = report or (lambda _: None)
-    header, engine, objective = set_up(config, start, say)
+    return fit(config, *set_up(config, start, say), report=say)
+
+
+def fit(
+    config: Config,
+    header: checkpoint.Header,
+    engine: Engine,
+    objective: Objective,
+    *,
+    report: Report | None = None,
+) -> Path:
+    """The loop of `train`, with an objective that is set up already.
+
+    Args:
+        config: schedule and folder.
+        header: what the checkpoint will say.
+        engine: on the device where it is trained; its weights change.
+        objective: what is minimized.
+        report: called with the progress.
+    """
+    config.output.mkdir(parents=True, exist_ok=True)
     run = _Run(config, header, engine, objective)
     run.resume()
     with _stop_requests() as asked:
-        run.loop(say, asked)
+        run.loop(report or (lambda _: None), asked)
     return config.output / "model.safetensors"
 
 
