@@ -33,10 +33,20 @@ class Observables:
             errors are smaller, as found on validation molecules. The variational energy of a model that was not
             calibrated has dE2 of `mlsemi.reference.second_order`, and so has the scf mode.
         energy_error_95: 95 % of the errors are smaller [Eh], as found on validation molecules.
+        ionization_energies: lowest vertical ionization energies [Eh], ascending, shape (state,).
+        electron_affinities: highest vertical electron affinities [Eh], positive if the anion is bound, descending,
+            shape (state,).
+        t1_diagnostic: T1 of Lee and Taylor (Int. J. Quantum Chem. Symp. 23, 199 (1989)): beyond 0.02 (closed shells) a
+            single reference is doubtful. For open shells the mean over the spins, equal to it if these are the same.
+        scf_total_energy: Hartree-Fock energy that a correlated energy is built on [Eh].
+        mp2_total_energy: the MP2 energy on the way to `energy` [Eh].
+        ccsd_total_energy: the CCSD energy on the way to `energy` [Eh].
         residual: largest element of |F D S - S D F| of the state [Eh].
         seconds: wall time spent.
         warnings: what the user should know about this result.
         notes: what it took, or what it holds besides, in words.
+        failure: why there is no result, where one of many molecules was marked instead of stopping all; nothing but
+            `warnings` and `seconds` is there then.
     """
 
     energy: float | None = None
@@ -55,10 +65,17 @@ class Observables:
     spins_loewdin: np.ndarray | None = None
     energy_error_estimate: float | None = None
     energy_error_95: float | None = None
+    ionization_energies: np.ndarray | None = None
+    electron_affinities: np.ndarray | None = None
+    t1_diagnostic: float | None = None
+    scf_total_energy: float | None = None
+    mp2_total_energy: float | None = None
+    ccsd_total_energy: float | None = None
     residual: float | None = None
     seconds: float | None = None
     warnings: tuple[str, ...] = field(default=())
     notes: tuple[str, ...] = field(default=())
+    failure: str | None = None
 
     @property
     def homo(self) -> float | None:

@@ -32,6 +32,11 @@ def check_encoding(store: LabelStore, engine: Engine) -> None:
     Raises:
         ValueError: if it stores residuals to another baseline.
     """
+    if not store.has_fock:
+        raise ValueError(
+            f"label file {store.path} holds {store.level}, energies without Fock matrices: use it for fine-tuning, or "
+            "take labels of a mean-field method"
+        )
     expected = encoding_of(engine)
     if store.fock_encoding not in ("full", expected):
         raise ValueError(

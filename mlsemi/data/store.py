@@ -1,9 +1,9 @@
 """Label files: HDF5 with ragged flat arrays, and the journal that makes labelling safe against being killed.
 
-A label file (format 1) has one flat dataset per quantity, records one after the other, and the sizes of each record in
+A label file (format 2) has one flat dataset per quantity, records one after the other, and the sizes of each record in
 `records/`; matrices are packed lower triangles in mlsemi's AO order. HDF5 files that are open for writing do not
 survive a kill; so records go to an append-only journal first (`data/journal.py`), and the HDF5 file is written beside
-and renamed.
+and renamed. Format 1, which is still read, has none of what correlated methods add (`_ADDED`, and the last of `_FLAT`).
 """
 
 from __future__ import annotations
@@ -24,7 +24,11 @@ from mlsemi.layout import AO_ORDER
 from mlsemi.molecule import Molecule
 from mlsemi.observables import Observables
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+_READABLE = (1, 2)
+NO_FOCK = "none"
+"""The `fock_encoding` of a file whose labels are energies and what follows from them, without Fock matrices."""
+
 _KIND = "mlsemi labels"
 _POSITION_QUANTUM = 1e-7
 """Positions are compared to this many bohr when geometries are recognized."""
@@ -45,8 +49,22 @@ _SCALARS = {
     "degenerate": "i1",
     "index": "i8",
 }
+_ENERGIES = ("t1_diagnostic", "scf_total_energy", "mp2_total_energy", "ccsd_total_energy")
+_ADDED = {"has_gradient": "i1", "n_ip": "i4", "n_ea": "i4"} | dict.fromkeys(_ENERGIES, "f8")
+"""Columns that format 1 does not have."""
+
 _TEXTS = ("name", "scheme", "failure", "key")
-_FLAT = {"numbers": "i2", "positions": "f8", "fock": "f8", "mo_energy": "f8", "dipole": "f8", "gradient": "f8"}
+_FLAT = {
+    "numbers": "i2",
+    "positions": "f8",
+    "fock": "f8",
+    "mo_energy": "f8",
+    "dipole": "f8",
+    "gradient": "f8",
+    "ionization_energies": "f8",
+    "electron_affinities": "f8",
+}
+_ADDED_FLAT = ("ionization_energies", "electron_affinities")
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,7 +73,9 @@ class Record:
 
     Attributes:
         molecule: geometry, charge, spin, name.
-        observables: energy, fock (or its residual to a baseline), mo_energy, dipole, gradient, residual, seconds.
+        observables: energy, fock (or its residual to a baseline; None if the method has none), mo_energy, dipole,
+            gradient, residual, seconds, ionization_energies, electron_affinities, t1_diagnostic, scf_total_energy,
+            mp2_total_energy, ccsd_total_energy.
         scheme: how the SCF was converged.
         degenerate: the occupation was a matter of choice (tiny gap).
         failure: why there is no label; empty if there is one.
@@ -104,8 +124,9 @@ def _row(record: Record) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     mol, obs = record.molecule, record.observables
     fock = None if obs.fock is None else np.asarray(obs.fock)
     mo = None if obs.mo_energy is None else np.asarray(obs.mo_energy)
-    if not record.failure and (fock is None or obs.energy is None):
-        raise ValueError(f"record {mol.name!r} has neither a failure nor both energy and fock")
+    ip, ea = (np.zeros(0) if x is None else np.asarray(x) for x in (obs.ionization_energies, obs.electron_affinities))
+    if not record.failure and obs.energy is None:
+        raise ValueError(f"record {mol.name!r} has neither a failure nor an energy")
     scalars = {
         "charge": mol.charge,
         "spin": mol.spin,
@@ -122,7 +143,11 @@ def _row(record: Record) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         "scheme": record.scheme,
         "failure": record.failure,
         "key": record.key,
+        "has_gradient": int(obs.gradient is not None),
+        "n_ip": ip.size,
+        "n_ea": ea.size,
     }
+    scalars |= {k: np.nan if getattr(obs, k) is None else getattr(obs, k) for k in _ENERGIES}
     none = np.zeros(0)
     arrays = {
         "numbers": mol.numbers,
@@ -131,12 +156,14 @@ def _row(record: Record) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         "mo_energy": none if mo is None else mo.ravel(),
         "dipole": np.full(3, np.nan) if obs.dipole is None else np.asarray(obs.dipole),
         "gradient": none if obs.gradient is None else np.asarray(obs.gradient).ravel(),
+        "ionization_energies": ip,
+        "electron_affinities": ea,
     }
     return scalars, arrays
 
 
 def _record(scalars: Mapping[str, Any], arrays: Mapping[str, np.ndarray], *, with_fock: bool = True) -> Record:
-    """Inverse of `_row`."""
+    """Inverse of `_row`; what is not there (in a journal of format 1) is None."""
     molecule = Molecule(
         arrays["numbers"],
         np.asarray(arrays["positions"]).reshape(-1, 3),
@@ -148,20 +175,25 @@ def _record(scalars: Mapping[str, Any], arrays: Mapping[str, np.ndarray], *, wit
     n_spins, n_ao = int(scalars["n_spins"]), int(scalars["n_ao"])
 
     def value(name: str) -> float | None:
-        return None if np.isnan(scalars[name]) else float(scalars[name])
+        found = scalars.get(name, np.nan)
+        return None if np.isnan(found) else float(found)
 
     def array(name: str, *shape: int) -> np.ndarray | None:
-        data = np.asarray(arrays[name], dtype=np.float64)
+        data = np.asarray(arrays.get(name, ()), dtype=np.float64)
         return None if failed or data.size == 0 or np.isnan(data).any() else data.reshape(shape)
 
+    energies: dict[str, Any] = {k: value(k) for k in _ENERGIES}
     observables = Observables(
         energy=value("energy"),
-        fock=unpack(arrays["fock"], n_spins, n_ao) if with_fock and not failed else None,
+        fock=unpack(arrays["fock"], n_spins, n_ao) if with_fock and n_ao and not failed else None,
         mo_energy=array("mo_energy", n_spins, -1),
         dipole=array("dipole", 3),
         gradient=array("gradient", -1, 3),
         residual=value("residual"),
         seconds=value("seconds"),
+        ionization_energies=array("ionization_energies", -1),
+        electron_affinities=array("electron_affinities", -1),
+        **energies,
     )
     return Record(
         molecule,
@@ -188,7 +220,8 @@ def write_store(
         path: the file; an existing one is replaced when the new one is complete.
         records: in the order in which they are to be stored; read once.
         attrs: what `run_attributes` gives; any other plain values are kept too.
-        fock_encoding: 'full', or 'residual:<baseline>' if the records' `fock` is F minus that baseline.
+        fock_encoding: 'full', 'residual:<baseline>' if the records' `fock` is F minus that baseline, or 'none' if they
+            have none.
         fock_dtype: 'f8' or 'f4'; not used with a quantum.
         fock_quantum: store the matrices as integer multiples of this [Eh]: compact, error at most half of it.
 
@@ -196,12 +229,15 @@ def write_store(
         Number of records written.
 
     Raises:
-        ValueError: for an unknown encoding or dtype, a quantum too small for 32 bits, or a record without label and
-            without failure.
+        ValueError: for an unknown encoding or dtype, a quantum too small for 32 bits, a record without label and
+            without failure, or one with a Fock matrix where there is to be none, or the other way round.
         OSError: if the disk is full; an existing file stays as it was.
     """
-    if fock_encoding != "full" and not fock_encoding.removeprefix("residual:").strip() * ("residual:" in fock_encoding):
-        raise ValueError(f"fock_encoding={fock_encoding!r} must be 'full' or 'residual:<name of the baseline>'")
+    named = fock_encoding.startswith("residual:") and fock_encoding.removeprefix("residual:").strip()
+    if fock_encoding not in ("full", NO_FOCK) and not named:
+        raise ValueError(
+            f"fock_encoding={fock_encoding!r} must be 'full' or 'residual:<name of the baseline>', or '{NO_FOCK}'"
+        )
     if fock_dtype not in ("f8", "f4"):
         raise ValueError(f"fock_dtype={fock_dtype!r} must be 'f8' or 'f4'")
     path = Path(path)
@@ -211,7 +247,7 @@ def write_store(
             for name, value in {**attrs, "kind": _KIND, "format_version": FORMAT_VERSION, "ao_order": AO_ORDER}.items():
                 _write_attribute(file, name, value)
             types = {**_FLAT, "fock": "i4" if fock_quantum else fock_dtype}
-            n_records = _write_records(file, records, types, fock_quantum)
+            n_records = _write_records(file, _checked(records, fock_encoding), types, fock_quantum)
             file["flat/fock"].attrs["fock_encoding"] = fock_encoding
             if fock_quantum:
                 file["flat/fock"].attrs["quantum"] = fock_quantum
@@ -223,6 +259,19 @@ def write_store(
         beside.unlink(missing_ok=True)
         raise
     return n_records
+
+
+def _checked(records: Iterable[Record], fock_encoding: str) -> Iterator[Record]:
+    """The records, all labels with a Fock matrix or all without."""
+    wanted = fock_encoding != NO_FOCK
+    for record in records:
+        if not record.failure and (record.observables.fock is not None) != wanted:
+            found, other = ("no Fock matrix", "one") if wanted else ("a Fock matrix", "none")
+            raise ValueError(
+                f"record {record.molecule.name!r} has neither a failure nor what its file is to hold: it has {found}, "
+                f"fock_encoding={fock_encoding!r} wants {other}: keep mean-field and other labels in files of their own"
+            )
+        yield record
 
 
 def _write_attribute(file: h5py.File, name: str, value: Any) -> None:  # noqa: ANN401
@@ -238,7 +287,8 @@ def _write_records(file: h5py.File, records: Iterable[Record], types: Mapping[st
     options: dict[str, Any] = {"maxshape": (None,), "shuffle": True, "compression": "gzip", "compression_opts": 4}
     flat = {k: file.create_dataset(f"flat/{k}", (0,), dtype=t, chunks=(_CHUNK,), **options) for k, t in types.items()}
     columns = {
-        k: file.create_dataset(f"records/{k}", (0,), dtype=t, chunks=(4096,), **options) for k, t in _SCALARS.items()
+        k: file.create_dataset(f"records/{k}", (0,), dtype=t, chunks=(4096,), **options)
+        for k, t in (_SCALARS | _ADDED).items()
     }
     for k in _TEXTS:
         columns[k] = file.create_dataset(
@@ -290,7 +340,7 @@ class LabelStore:
     Attributes:
         path: the file.
         attrs: what the file says about how it was made.
-        fock_encoding: 'full' or 'residual:<baseline>'.
+        fock_encoding: 'full', 'residual:<baseline>', or 'none' if the labels have no Fock matrices.
     """
 
     def __init__(self, file: h5py.File, path: Path) -> None:
@@ -303,16 +353,26 @@ class LabelStore:
         c = self._columns
         triangle = c["n_spins"].astype("i8") * c["n_ao"] * (c["n_ao"].astype("i8") + 1) // 2
         labelled = c["failure"] == ""
+        if self.attrs["format_version"] == 1:
+            has_gradient = labelled & bool(self.attrs.get("gradient", False))
+            c |= {k: np.zeros(len(labelled), dtype=t) for k, t in _ADDED.items()} | {"has_gradient": has_gradient}
+            c |= {k: np.full(len(labelled), np.nan) for k in _ENERGIES}
+        else:
+            c |= {k: file[f"records/{k}"][:] for k in _ADDED}
         sizes = {
             "numbers": c["n_atoms"],
             "positions": 3 * c["n_atoms"],
             "fock": triangle,
             "mo_energy": c["n_spins"] * c["n_mo"],
             "dipole": np.full(len(triangle), 3),
-            "gradient": 3 * c["n_atoms"] * labelled * bool(self.attrs.get("gradient", False)),
+            "gradient": 3 * c["n_atoms"] * (c["has_gradient"] != 0),
+            "ionization_energies": c["n_ip"],
+            "electron_affinities": c["n_ea"],
         }
         self._offsets = {k: np.concatenate([[0], np.cumsum(v, dtype="i8")]) for k, v in sizes.items()}
-        self._flat = {name: file[f"flat/{name}"] for name in sizes}
+        none = np.zeros(0)
+        absent = _ADDED_FLAT if self.attrs["format_version"] == 1 else ()
+        self._flat = {name: none if name in absent else file[f"flat/{name}"] for name in sizes}
         for name, offsets in self._offsets.items():
             if self._flat[name].shape != (offsets[-1],):
                 raise ValueError(
@@ -375,6 +435,16 @@ class LabelStore:
         return str(self.attrs["resolved_functional"])
 
     @property
+    def level(self) -> str:
+        """Method and basis in one line, as they are to be quoted."""
+        return str(self.attrs.get("level") or f"{self.method}/{self.attrs['basis_name']}")
+
+    @property
+    def has_fock(self) -> bool:
+        """Whether the labels have Fock matrices; those of correlated methods have none."""
+        return self.fock_encoding != NO_FOCK
+
+    @property
     def basis(self) -> Basis:
         """The basis set."""
         return Basis.from_json(json.loads(self.attrs["basis_json"]))
@@ -401,7 +471,7 @@ class LabelStore:
         scalars = {k: v[row] for k, v in self._columns.items()}
         arrays = {k: self._slice(k, row) for k in _FLAT if k != "fock"}
         record = _record(scalars, arrays, with_fock=False)
-        if with_fock and not record.failure:
+        if with_fock and self.has_fock and not record.failure:
             object.__setattr__(record.observables, "fock", self._fock(row))
         return record
 
@@ -414,7 +484,13 @@ class LabelStore:
         return bool(self._columns["degenerate"][self._labels[i]])
 
     def fock_values(self, i: int) -> np.ndarray:
-        """What is stored for F of label i [Eh]: F, or F minus the baseline of `fock_encoding`; shape (spin, ao, ao)."""
+        """What is stored for F of label i [Eh]: F, or F minus the baseline of `fock_encoding`; shape (spin, ao, ao).
+
+        Raises:
+            ValueError: if the labels have no Fock matrices.
+        """
+        if not self.has_fock:
+            raise ValueError(f"the labels in {self.path} are of {self.level} and have no Fock matrices")
         return self._fock(int(self._labels[i]))
 
     def observables(self, i: int, *, baseline: np.ndarray | None = None) -> Observables:
@@ -426,7 +502,7 @@ class LabelStore:
                 None there.
         """
         record = self.record(i)
-        if self.fock_encoding != "full":
+        if self.fock_encoding not in ("full", NO_FOCK):
             fock = None if baseline is None else record.observables.fock + baseline
             object.__setattr__(record.observables, "fock", fock)
         return record.observables
@@ -469,10 +545,10 @@ class LabelStore:
 def _check_header(file: h5py.File, path: Path) -> None:
     if file.attrs.get("kind") != _KIND:
         raise ValueError(f"{path} is an HDF5 file but no mlsemi label file")
-    if file.attrs["format_version"] != FORMAT_VERSION:
+    if file.attrs["format_version"] not in _READABLE:
         raise ValueError(
             f"label file {path} has format version {file.attrs['format_version']}, this program reads "
-            f"{FORMAT_VERSION}: use the version of mlsemi that wrote it"
+            f"{' and '.join(map(str, _READABLE))}: use the version of mlsemi that wrote it"
         )
     if file.attrs["ao_order"] != AO_ORDER:
         raise ValueError(f"label file {path} has AO order {file.attrs['ao_order']!r}, this program has {AO_ORDER!r}")

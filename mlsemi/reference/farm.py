@@ -27,11 +27,15 @@ from pyscf import lib
 import mlsemi
 from mlsemi.basis import Basis
 from mlsemi.data.journal import Journal, raise_differing
-from mlsemi.data.store import LabelStore, Record, molecule_key, write_store
+from mlsemi.data.store import NO_FOCK, LabelStore, Record, molecule_key, write_store
 from mlsemi.layout import AO_ORDER
 from mlsemi.molecule import Molecule
 from mlsemi.observables import Observables
 from mlsemi.processes import SINGLE_THREAD, environment, follow, stop
+from mlsemi.reference import coupled_cluster
+from mlsemi.reference.cost import Cost, total
+from mlsemi.reference.coupled_cluster import Correlation, is_correlated, level_name
+from mlsemi.reference.finite_field import FIELD
 from mlsemi.reference.guess import ModelGuess
 from mlsemi.reference.mean_field import (
     RESIDUAL_TOLERANCE,
@@ -47,6 +51,7 @@ _WORKER_VARIABLES = SINGLE_THREAD | {
     "MALLOC_TRIM_THRESHOLD_": str(1 << 31),
 }
 _MUST_AGREE = ("method", "resolved_functional", "grid", "basis_hash", "ao_order", "gradient", "residual_tolerance")
+_CORRELATED_MUST_AGREE = ("core", "small_basis_hash", "dipole", "n_ionization_energies", "n_electron_affinities")
 
 PACK_SECONDS = 600.0
 """The label file is brought up to date at this interval, so that it can be used while the run goes on."""
@@ -101,12 +106,11 @@ class Summary:
     interrupted: bool
 
 
-def run_attributes(*, method: str, basis: Basis, gradient: bool, residual_tolerance: float) -> dict[str, Any]:
+def run_attributes(
+    *, method: str, basis: Basis, gradient: bool, residual_tolerance: float, correlation: Correlation | None = None
+) -> dict[str, Any]:
     """What a label file says about how it was made."""
-    return {
-        "method": method.strip().lower(),
-        "resolved_functional": resolve_functional(method),
-        "grid": grid_description(method),
+    common = {
         "basis_name": basis.name,
         "basis_hash": basis.content_hash(),
         "basis_json": json.dumps(basis.to_json()),
@@ -115,6 +119,58 @@ def run_attributes(*, method: str, basis: Basis, gradient: bool, residual_tolera
         "residual_tolerance": residual_tolerance,
         "versions": json.dumps(_versions()),
     }
+    if correlation is not None:
+        return common | _correlated_attributes(method, basis, correlation)
+    return common | {
+        "method": method.strip().lower(),
+        "resolved_functional": resolve_functional(method),
+        "grid": grid_description(method),
+    }
+
+
+def _correlated_attributes(method: str, basis: Basis, correlation: Correlation) -> dict[str, Any]:
+    level = level_name(method, basis, correlation)
+    small = correlation.small_basis
+    return {
+        # a composite level has no name but this
+        "method": method.strip().lower() if small is None else level.partition(",")[0].lower(),
+        "level": level,
+        "resolved_functional": f"{level}; RHF for closed, UHF for open shells",
+        "grid": "none",
+        "core": "frozen (PySCF's chemical core)" if correlation.frozen_core else "all electrons",
+        "small_basis_name": "" if small is None else small.name,
+        "small_basis_hash": "" if small is None else small.content_hash(),
+        "small_basis_json": "" if small is None else json.dumps(small.to_json()),
+        "dipole": f"central differences, orbitals relaxed, field {FIELD:g}" if correlation.dipole else "none",
+        "n_ionization_energies": correlation.ip,
+        "n_electron_affinities": correlation.ea,
+    }
+
+
+def plan(
+    molecules: Sequence[Molecule], basis: Basis, *, method: str, correlation: Correlation, gradient: bool = False
+) -> tuple[Cost, Molecule, float]:
+    """The largest cost of a correlated label, whose it is, and the time of all on one core [s].
+
+    Raises:
+        ValueError: for settings that do not go together, or elements outside of the bases.
+    """
+    correlation.check(method)
+    for each in (basis, correlation.small_basis):
+        for number in sorted({z for m in molecules for z in m.numbers.tolist()}) if each else ():
+            each.shells(number)  # pyright: ignore[reportOptionalMemberAccess]
+    if gradient and method.strip().lower() == "ccsd(t)" and any(m.spin for m in molecules):
+        raise ValueError(f"gradient=True: {coupled_cluster.NO_OPEN_SHELL_GRADIENT}")
+    return total(molecules, basis, method=method, correlation=correlation, gradient=gradient)
+
+
+def _refuse_too_large(cost: Cost, molecule: Molecule, max_memory_mb: float) -> None:
+    if cost.memory_mb > max_memory_mb:
+        raise ValueError(
+            f"{molecule.name or molecule.formula} ({cost.n_occupied} correlated and {cost.n_virtual} empty orbitals) "
+            f"needs about {cost.memory_mb:.0f} MB, max_memory_mb={max_memory_mb:.0f} is allowed for each process: give "
+            "more memory, fewer processes, a smaller basis, or frozen cores"
+        )
 
 
 def _versions() -> dict[str, str]:
@@ -136,12 +192,13 @@ def label(
     basis: Basis,
     jobs: int = 1,
     gradient: bool = False,
-    residual_tolerance: float = RESIDUAL_TOLERANCE,
+    residual_tolerance: float | None = None,
     initial_density: InitialDensity | None = None,
     retry_failed: bool = False,
     report: Callable[[Progress], None] | None = None,
     pack_seconds: float = PACK_SECONDS,
     max_memory_mb: float = 4000,
+    correlation: Correlation | None = None,
 ) -> Summary:
     """Label molecules in parallel; goes on where an earlier run into the same file stopped.
 
@@ -150,20 +207,22 @@ def label(
     Args:
         molecules: what to label; repetitions are done once.
         path: label file (HDF5); `<path>.journal` stands beside it until the run is complete.
-        method: 'hf' or a functional in PySCF's notation.
+        method: 'hf' or a functional in PySCF's notation; or 'mp2', 'ccsd', 'ccsd(t)': such labels have no Fock matrix.
         basis: basis set.
         jobs: processes, each with one thread.
         gradient: also nuclear gradients.
-        residual_tolerance: see `solve`.
+        residual_tolerance: see `solve`; by default 1e-6 Eh, 1e-7 Eh for correlated methods.
         initial_density: see `solve`; must be picklable. A `ModelGuess` must cover all molecules; the file names it.
         retry_failed: try again what failed in an earlier run.
         report: called after each record.
         pack_seconds: how often the label file is brought up to date meanwhile.
         max_memory_mb: for each process [MB].
+        correlation: what labels of correlated methods are to have; for these only.
 
     Raises:
         ValueError: for no molecules, an unknown method, elements outside of the basis, molecules that a guess does not
-            cover, or a file made with other settings or being written by another process.
+            cover, correlated labels that need more memory than is allowed, or a file made with other settings or being
+            written by another process.
         OSError: if the disk is full; all records so far are safe.
     """
     if not molecules:
@@ -172,7 +231,19 @@ def label(
         raise ValueError(f"jobs={jobs} must be at least 1")
     for number in sorted({z for m in molecules for z in m.numbers.tolist()}):
         basis.shells(number)
-    settings = run_attributes(method=method, basis=basis, gradient=gradient, residual_tolerance=residual_tolerance)
+    extras: dict[str, Any] = {}
+    if is_correlated(method):
+        correlation = correlation or Correlation()
+        cost, largest, _ = plan(molecules, basis, method=method, correlation=correlation, gradient=gradient)
+        _refuse_too_large(cost, largest, max_memory_mb)
+        extras = {"correlation": correlation}
+    elif correlation is not None:
+        raise ValueError(f"correlation is for the methods 'mp2', 'ccsd' and 'ccsd(t)' only, not for method={method!r}")
+    if residual_tolerance is None:
+        residual_tolerance = coupled_cluster.SCF_TOLERANCE if extras else RESIDUAL_TOLERANCE
+    settings = run_attributes(
+        method=method, basis=basis, gradient=gradient, residual_tolerance=residual_tolerance, correlation=correlation
+    )
     if isinstance(initial_density, ModelGuess):
         initial_density.check(molecules, basis)
         settings["guess"] = initial_density.description
@@ -193,6 +264,7 @@ def label(
             residual_tolerance=residual_tolerance,
             initial_density=initial_density,
             max_memory_mb=max_memory_mb,
+            **extras,
         )
         return _run(tasks, work, ledger, order, jobs=jobs, report=report, pack_seconds=pack_seconds)
     finally:
@@ -249,13 +321,14 @@ class _Ledger:
         if not path.parent.is_dir():
             raise ValueError(f"no such folder for the output: {path.parent}")
         self.known: dict[str, bool] = {}
-        agreed = {k: settings[k] for k in _MUST_AGREE}
+        agreed = {k: settings[k] for k in _MUST_AGREE + _CORRELATED_MUST_AGREE if k in settings}
+        self.encoding = NO_FOCK if "core" in settings else "full"
         if path.exists():
             with LabelStore.open(path) as store:
-                differing = [k for k in _MUST_AGREE if store.attrs.get(k) != settings[k]]
+                differing = [k for k in agreed if store.attrs.get(k) != settings[k]]
                 if differing:
                     raise_differing(str(path), store.attrs, agreed, differing)
-                if store.fock_encoding != "full":
+                if store.fock_encoding != self.encoding:
                     raise ValueError(f"{path} stores Fock matrices as {store.fock_encoding}: give another output")
                 # guesses need not agree: all are named
                 guesses = [*str(store.attrs.get("guess", "")).split("; "), settings.get("guess", "")]
@@ -274,7 +347,7 @@ class _Ledger:
         if self.journal.places or not self.path.exists():
             store = LabelStore.open(self.path) if self.path.exists() else None
             try:
-                write_store(self.path, self._merged(store, order), self.settings)
+                write_store(self.path, self._merged(store, order), self.settings, fock_encoding=self.encoding)
             finally:
                 if store:
                     store.close()
@@ -344,7 +417,7 @@ def _prepare_worker(parent: int) -> None:
 def _work(index: int, molecule: Molecule, **options: Any) -> Record:  # noqa: ANN401
     """In a worker: one label, or the reason why there is none."""
     try:
-        result = solve(molecule, **options)
+        result = (coupled_cluster.solve if "correlation" in options else solve)(molecule, **options)
     except Exception as error:  # noqa: BLE001 (whatever goes wrong belongs to this molecule, not to the run)
         return Record(molecule, failure=f"{type(error).__name__}: {error}", index=index)
     finally:
@@ -358,6 +431,14 @@ def _work(index: int, molecule: Molecule, **options: Any) -> Record:  # noqa: AN
         gradient=obs.gradient,
         residual=obs.residual,
         seconds=obs.seconds,
+        ionization_energies=obs.ionization_energies,
+        electron_affinities=obs.electron_affinities,
+        t1_diagnostic=obs.t1_diagnostic,
+        scf_total_energy=obs.scf_total_energy,
+        mp2_total_energy=obs.mp2_total_energy,
+        ccsd_total_energy=obs.ccsd_total_energy,
     )
     scheme = f"{result.scheme}/{result.fock_builds}"
+    if result.amplitude_cycles:
+        scheme += f", ccsd/{result.amplitude_cycles}"
     return Record(molecule, kept, scheme=scheme, degenerate=result.degenerate, index=index)

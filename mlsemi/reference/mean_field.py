@@ -66,6 +66,7 @@ class Label:
         fock_builds: Fock matrices built on the reference grid.
         degenerate: the density is not unique, see `mlsemi.reference.degeneracy`; the reason is in the warnings.
         coarse_builds: Fock matrices built on the coarse grid besides.
+        amplitude_cycles: iterations of the coupled-cluster equations, if any.
     """
 
     observables: Observables
@@ -74,6 +75,7 @@ class Label:
     fock_builds: int
     degenerate: bool
     coarse_builds: int = 0
+    amplitude_cycles: int = 0
 
 
 class NotConvergedError(RuntimeError):
@@ -159,6 +161,30 @@ def solve(
         ValueError: for an unknown functional or an element outside of the basis.
         NotConvergedError: if no scheme reaches the tolerance.
     """
+    return solve_with_field(
+        molecule,
+        basis,
+        method=method,
+        gradient=gradient,
+        residual_tolerance=residual_tolerance,
+        initial_density=initial_density,
+        stability=stability,
+        max_memory_mb=max_memory_mb,
+    )[0]
+
+
+def solve_with_field(
+    molecule: Molecule,
+    basis: Basis,
+    *,
+    method: str,
+    gradient: bool = False,
+    residual_tolerance: float = RESIDUAL_TOLERANCE,
+    initial_density: InitialDensity | None = None,
+    stability: bool | None = None,
+    max_memory_mb: float = 4000,
+) -> tuple[Label, Any]:
+    """As `solve`, and PySCF's object of the state with its orbitals and integrals, for methods that build on it."""
     start = time.perf_counter()
     resolved = resolve_functional(method)
     layout = AOLayout(basis, molecule.numbers)
@@ -178,7 +204,9 @@ def solve(
     if moved > _MOVED:
         warnings += (f"the SCF solution is not aufbau: {moved:.2f} electrons of one spin above empty orbitals",)
     observables = replace(observables, warnings=degenerate + warnings, seconds=time.perf_counter() - start)
-    return Label(observables, resolved, state.scheme, state.fock_builds, bool(degenerate), state.coarse_builds)
+    label = Label(observables, resolved, state.scheme, state.fock_builds, bool(degenerate), state.coarse_builds)
+    field.e_tot, field.converged = state.energy, True
+    return label, field
 
 
 def _solution(mol: gto.Mole, method: str, density: np.ndarray | None, tolerance: float) -> tuple[Any, State]:
@@ -190,8 +218,8 @@ def _solution(mol: gto.Mole, method: str, density: np.ndarray | None, tolerance:
     two_grid = isinstance(field, dft.rks.KohnShamDFT) and not field.do_nlc()
     reached: list[str] = []
     excited: list[tuple[Any, State]] = []
-    for attempt in [_two_grid] * two_grid + [_plain, _newton]:
-        scheme = attempt.__name__.strip("_").replace("_", "-")
+    for attempt in [_two_grid] * two_grid + [plain_scf, newton_scf]:
+        scheme = attempt.__name__.removesuffix("_scf").strip("_").replace("_", "-")
         try:
             state = attempt(field, density, tolerance)
             aufbau = state.residual > tolerance or _not_aufbau(field, state) <= _MOVED
@@ -331,14 +359,14 @@ def _evaluated(field, solver, scheme: str) -> State:  # noqa: ANN001
     return State(density, fock, energy, residual, scheme, solver.cycles + 2)
 
 
-def _plain(field, density: np.ndarray | None, tolerance: float) -> State:  # noqa: ANN001
-    """PySCF's SCF."""
+def plain_scf(field, density: np.ndarray | None, tolerance: float) -> State:  # noqa: ANN001
+    """PySCF's SCF; the residual of what is returned may be larger than the tolerance."""
     field.conv_tol, field.conv_tol_grad, field.max_cycle = 1e-11, tolerance * 0.3, 100
     field.kernel(density)
     return _evaluated(field, field, "plain")
 
 
-def _newton(field, density: np.ndarray | None, tolerance: float) -> State:  # noqa: ANN001
+def newton_scf(field, density: np.ndarray | None, tolerance: float) -> State:  # noqa: ANN001
     """PySCF's second-order SCF, for what does not converge otherwise."""
     solver = field.newton()
     solver.conv_tol, solver.conv_tol_grad, solver.max_cycle = 1e-11, tolerance * 0.3, 50

@@ -6,7 +6,7 @@ import pytest
 
 from mlsemi.basis import load_basis
 from mlsemi.data.journal import Journal
-from mlsemi.data.store import LabelStore, Record, molecule_key, pack, unpack, write_store
+from mlsemi.data.store import NO_FOCK, LabelStore, Record, molecule_key, pack, unpack, write_store
 from mlsemi.molecule import Molecule
 from mlsemi.observables import Observables
 
@@ -146,6 +146,74 @@ def test_a_failed_write_leaves_the_old_file(tmp_path):
         write_store(path, broken(), ATTRS)
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]
+
+
+def correlated_records():
+    rng = np.random.default_rng(2)
+    out = []
+    for i, record in enumerate(records(4)):
+        if not record.failure:
+            extra = {"ionization_energies": rng.normal(size=i)} if i else {}
+            extra |= {"electron_affinities": rng.normal(size=1)} if i == 2 else {}
+            observables = Observables(
+                energy=-1.0 - i,
+                gradient=rng.normal(size=(record.molecule.n_atoms, 3)) if i == 1 else None,
+                t1_diagnostic=0.01,
+                scf_total_energy=-0.5,
+                mp2_total_energy=-0.9,
+                ccsd_total_energy=-0.95,
+                **extra,
+            )
+            record = Record(record.molecule, observables, scheme="plain/9, ccsd/12", index=i)
+        out.append(record)
+    return out
+
+
+def assert_same_correlated(a, b):
+    assert_same(a, b)
+    names = ("ionization_energies", "electron_affinities", "t1_diagnostic")
+    for name in (*names, "scf_total_energy", "mp2_total_energy", "ccsd_total_energy"):
+        x, y = getattr(a.observables, name), getattr(b.observables, name)
+        assert (x is None) == (y is None), name
+        if x is not None:
+            np.testing.assert_array_equal(x, y)
+
+
+def test_labels_without_fock_matrices(tmp_path):
+    path, written = tmp_path / "cc.h5", correlated_records()
+    attrs = {**ATTRS, "method": "ccsd(t)", "level": "CCSD(T)/sto-3g, frozen core"}
+    write_store(path, written, attrs, fock_encoding=NO_FOCK)
+    with LabelStore.open(path) as store:
+        assert (store.has_fock, store.level, len(store)) == (False, "CCSD(T)/sto-3g, frozen core", 3)
+        for a, b in zip(written, store.all_records(), strict=True):
+            assert_same_correlated(a, b)
+        assert store.observables(1).fock is None
+        with pytest.raises(ValueError, match="CCSD.T./sto-3g, frozen core and have no Fock matrices"):
+            store.fock_values(1)
+    journal = Journal(tmp_path / "j", {})
+    for record in written:
+        journal.append(record)
+    for record, (_, _, place) in zip(written, journal.places, strict=True):
+        assert_same_correlated(record, journal.read(place))
+    journal.close()
+    for wrong, encoding in [(records(1), NO_FOCK), (written[:1], "full")]:
+        with pytest.raises(ValueError, match="files of their own"):
+            write_store(path, wrong, ATTRS, fock_encoding=encoding)
+
+
+@pytest.mark.parametrize("gradient", [True, False])
+def test_files_of_format_1_are_read(tmp_path, gradient):
+    path, written = tmp_path / "l.h5", records(gradient=gradient)
+    write_store(path, written, {**ATTRS, "gradient": gradient})
+    with h5py.File(path, "r+") as file:  # exactly what format 1 did not have
+        file.attrs["format_version"] = 1
+        for name in ("has_gradient", "n_ip", "n_ea", "t1_diagnostic", "scf", "mp2", "ccsd"):
+            del file[f"records/{name}" + "_total_energy" * (name in ("scf", "mp2", "ccsd"))]
+        del file["flat/ionization_energies"], file["flat/electron_affinities"]
+    with LabelStore.open(path) as store:
+        assert store.has_fock and store.level == "pbe/sto-3g"
+        for a, b in zip(written, store.all_records(), strict=True):
+            assert_same_correlated(a, b)
 
 
 @pytest.mark.parametrize("encoding", ["residual:", "half"])

@@ -10,9 +10,10 @@ import pytest
 
 import mlsemi
 from mlsemi.basis import load_basis
-from mlsemi.data.store import LabelStore
+from mlsemi.data.store import LabelStore, Record, write_store
 from mlsemi.molecule import Molecule
-from mlsemi.reference.farm import label
+from mlsemi.reference.coupled_cluster import Correlation
+from mlsemi.reference.farm import label, plan, run_attributes
 
 BASIS = load_basis("sto-3g")
 CLI = "import typer; from mlsemi.cli.label import label\nif __name__ == '__main__': typer.run(label)\n"
@@ -130,3 +131,59 @@ def test_other_settings_are_refused(tmp_path):
     for change, message in [({"method": "pbe"}, "method 'hf' .asked now: 'pbe'"), ({"gradient": True}, "gradient")]:
         with pytest.raises(ValueError, match=message):
             label([hydrogen(1.5)], path, **{"method": "hf", "basis": BASIS, **change})
+
+
+def test_correlated_labels(tmp_path):
+    path, options = tmp_path / "cc.h5", {"method": "CCSD(T)", "basis": BASIS}
+    molecules = [hydrogen(1.4), hydrogen(1.5)]
+    correlation = Correlation(dipole=True, ip=1)
+    label(molecules[:1], path, correlation=correlation, **options)
+    summary = label(molecules, path, correlation=correlation, **options)  # an earlier run is gone on with
+    assert (summary.progress.before, summary.progress.done) == (1, 1)
+    with LabelStore.open(path) as store:
+        assert (store.method, store.level, store.has_fock) == ("ccsd(t)", "CCSD(T)/sto-3g, frozen core", False)
+        first = store.observables(0)
+        # full configuration interaction of H2: Szabo and Ostlund, Modern Quantum Chemistry (1989), section 4.1:
+        # correlation energy -0.0206 Eh in STO-3G at 1.4 bohr
+        assert first.energy - first.scf_total_energy == pytest.approx(-0.0206, abs=5e-5)
+        assert first.ionization_energies.shape == (1,)
+        assert first.t1_diagnostic == pytest.approx(0, abs=1e-6)  # singles have the other symmetry
+        np.testing.assert_allclose(first.dipole, 0, atol=1e-6)  # e bohr: noise of 1e-9 Eh over the field
+        assert "ccsd/" in store.record(0).scheme
+    for change in [{"method": "hf"}, {"correlation": Correlation(dipole=True)}, {"method": "ccsd"}]:
+        changed = {**options, "correlation": correlation, **change}
+        if change == {"method": "hf"}:
+            del changed["correlation"]
+        with pytest.raises(ValueError, match="was made with"):
+            label(molecules, path, **changed)
+    mean_field = tmp_path / "hf.h5"
+    settings = run_attributes(method="hf", basis=BASIS, gradient=False, residual_tolerance=1e-6)
+    write_store(mean_field, [Record(molecules[0], failure="no luck")], settings)
+    with pytest.raises(ValueError, match="was made with method 'hf'"):
+        label(molecules, mean_field, **options)
+
+
+def test_correlated_labels_that_cannot_be_are_refused_before_work_begins(tmp_path):
+    path, options = tmp_path / "l.h5", {"basis": BASIS, "max_memory_mb": 4000}
+    oxygen = Molecule([8, 8], [[0, 0, 0], [0, 0, 2.3]], spin=2)
+    refused = [
+        ("hf", Correlation(), {}, "correlation is for the methods"),
+        ("mp2", Correlation(ip=1), {}, "ip=1 needs the amplitudes"),
+        ("ccsd(t)", Correlation(small_basis=BASIS, ip=1), {}, "not defined for a composite level"),
+        ("ccsd(t)", Correlation(), {"gradient": True}, "for open shells are not available"),
+        ("ccsd(t)", Correlation(), {"max_memory_mb": 100}, "needs about .* MB, max_memory_mb=100"),
+    ]
+    for method, correlation, change, message in refused:
+        with pytest.raises(ValueError, match=message):
+            label([oxygen], path, method=method, correlation=correlation, **{**options, **change})
+    assert not path.exists()
+
+
+def test_costs_grow_as_they_should():
+    basis, correlation = load_basis("cc-pvtz"), Correlation()
+    water = Molecule([8, 1, 1], [[0, 0, 0], [0, 1.4, 1.1], [0, -1.4, 1.1]], name="water")
+    cost, largest, seconds = plan([hydrogen(1.4), water, water], basis, method="ccsd(t)", correlation=correlation)
+    assert (largest.name, cost.n_ao, cost.n_occupied, cost.n_virtual) == ("water", 58, 4, 53)
+    assert 2 * cost.seconds < seconds < 3 * cost.seconds
+    dipole = plan([water], basis, method="ccsd(t)", correlation=Correlation(dipole=True))[0]
+    assert dipole.seconds > 2 * cost.seconds

@@ -107,9 +107,9 @@ def test_a_scheme_that_raises_is_followed_by_the_next(monkeypatch):
     result = solve(water(), BASIS, method="lda")
     assert result.scheme == "plain"
     assert result.observables.energy == pytest.approx(whole.energy, abs=1e-9)  # second order in a residual of 1e-6
-    monkeypatch.setattr(mean_field, "_plain", astray)
+    monkeypatch.setattr(mean_field, "plain_scf", astray)
     assert solve(water(), BASIS, method="lda").scheme == "newton"
-    monkeypatch.setattr(mean_field, "_newton", astray)
+    monkeypatch.setattr(mean_field, "newton_scf", astray)
     with pytest.raises(NotConvergedError, match="two-grid LinAlgError: SVD did not converge"):
         solve(water(), BASIS, method="lda")
 
@@ -204,8 +204,8 @@ def test_a_state_that_is_not_aufbau_is_left_or_told(monkeypatch):
     def astray(*_):
         raise RuntimeError
 
-    monkeypatch.setattr(mean_field, "_plain", astray)
-    monkeypatch.setattr(mean_field, "_newton", astray)
+    monkeypatch.setattr(mean_field, "plain_scf", astray)
+    monkeypatch.setattr(mean_field, "newton_scf", astray)
     told = solve(hydrogen, basis, **arguments).observables
     assert any("not aufbau: 1.00 electrons" in w for w in told.warnings)
     assert told.energy > ground.observables.energy + 0.5
