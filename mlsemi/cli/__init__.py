@@ -8,9 +8,15 @@ import typer
 
 from mlsemi.cli.calibrate import calibrate
 from mlsemi.cli.evaluate import evaluate
+from mlsemi.cli.export import export
+from mlsemi.cli.frequencies import frequencies
 from mlsemi.cli.label import label
+from mlsemi.cli.md import md
 from mlsemi.cli.models import models
+from mlsemi.cli.optimize import optimize
 from mlsemi.cli.predict import predict
+from mlsemi.cli.properties import properties
+from mlsemi.cli.report import report
 from mlsemi.cli.sample import sample
 from mlsemi.cli.train import train
 
@@ -22,7 +28,21 @@ app = typer.Typer(
     rich_markup_mode=None,  # it would swallow units in brackets
     pretty_exceptions_enable=False,
 )
-for command in (predict, models, sample, label, train, calibrate, evaluate):
+for command in (
+    predict,
+    optimize,
+    md,
+    export,
+    report,
+    properties,
+    frequencies,
+    models,
+    sample,
+    label,
+    train,
+    calibrate,
+    evaluate,
+):
     app.command()(command)
 
 

@@ -14,7 +14,9 @@ from typing import Any, Literal
 
 import numpy as np
 
+from mlsemi.basis import Basis
 from mlsemi.interop.atomic_write import written_whole
+from mlsemi.layout import AOLayout
 from mlsemi.molecule import Molecule, symbol_of
 from mlsemi.observables import Observables
 
@@ -30,6 +32,7 @@ def atomic_result(
     method: str,
     basis_name: str,
     driver: Driver | None = None,
+    basis: Basis | None = None,
 ) -> dict[str, Any]:
     """A result as the dictionary of a QCSchema AtomicResult, in atomic units.
 
@@ -44,6 +47,7 @@ def atomic_result(
         basis_name: basis set.
         driver: what `return_result` holds: 'energy', 'gradient' [Eh/bohr], or 'properties' for a result without an
             energy. By default the gradient if there is one, else the energy if there is one, else the properties.
+        basis: basis set of the AOs; with it the wavefunction is there too, see `wavefunction`.
 
     Raises:
         ValueError: if the observables lack what the driver wants, or hold values that are not finite.
@@ -74,6 +78,10 @@ def atomic_result(
     extras.update({name: _plain(name, getattr(observables, name)) for name in names})
     extras["warnings"] = list(observables.warnings)
     extras["notes"] = list(observables.notes)
+    with_wavefunction = {}
+    if basis is not None:
+        with_wavefunction["protocols"] = {"wavefunction": "all"}
+        with_wavefunction["wavefunction"] = wavefunction(molecule, observables, basis)
     return {
         "schema_name": "qcschema_output",
         "schema_version": 1,
@@ -87,6 +95,101 @@ def atomic_result(
         "error": None,
         "provenance": _provenance(mode),
         "extras": {"mlsemi": extras},
+        **with_wavefunction,
+    }
+
+
+def wavefunction(molecule: Molecule, observables: Observables, basis: Basis) -> dict[str, Any]:
+    """The wavefunction block of an AtomicResult: basis, orbitals, energies [Eh], occupations, density, Fock matrix.
+
+    The schema has the order of AOs of the Common Component Architecture, m = -l..l in each shell: ours. Its matrices
+    are of one spin each; those of a restricted state are of the alpha electrons, half of the whole density.
+
+    Args:
+        molecule: the molecule.
+        observables: what it does not have is left out.
+        basis: basis set of the AOs.
+
+    Raises:
+        ValueError: for arrays that do not fit the molecule.
+    """
+    layout = AOLayout(basis, molecule.numbers)
+    fields = {
+        "orbitals": (observables.mo_coeff, -2),
+        "eigenvalues": (observables.mo_energy, None),
+        "occupations": (observables.mo_occ, None),
+        "density": (observables.density, -1),
+        "fock": (observables.fock, -1),
+    }
+    sizes = {len(array) for array, _ in fields.values() if array is not None}
+    if len(sizes) > 1:
+        raise ValueError(f"observables have arrays of different numbers of spins: {sorted(sizes)}")
+    restricted = sizes != {2}
+    found: dict[str, Any] = {"basis": _basis(layout), "restricted": restricted}
+    for name, (array, axis) in fields.items():
+        if array is None:
+            continue
+        if axis is not None and array.shape[axis] != layout.n_ao:
+            raise ValueError(f"{name} have shape {array.shape}, but the molecule has {layout.n_ao} AOs")
+        half = 0.5 if restricted and name in ("occupations", "density") else 1.0
+        for spin, one in zip("ab", array, strict=False):
+            found[f"scf_{name}_{spin}"] = _plain(name, half * one)
+            found[f"{name}_{spin}"] = f"scf_{name}_{spin}"
+    return found
+
+
+def _basis(layout: AOLayout) -> dict[str, Any]:
+    """The basis of the elements of a molecule; coefficients are of normalized primitives."""
+    centers = {
+        symbol_of(z): {
+            "electron_shells": [
+                {
+                    "angular_momentum": [s.l],
+                    "harmonic_type": "spherical",
+                    "exponents": list(s.exponents),
+                    "coefficients": [list(s.coefficients)],
+                }
+                for s in layout.basis.shells(z)
+            ]
+        }
+        for z in sorted(set(layout.numbers))
+    }
+    return {
+        "schema_name": "qcschema_basis",
+        "schema_version": 1,
+        "name": layout.basis.name,
+        "center_data": centers,
+        "atom_map": [symbol_of(z) for z in layout.numbers],
+        "nbf": layout.n_ao,
+    }
+
+
+def failed_operation(
+    molecule: Molecule, reason: str, *, model_name: str, mode: str, method: str, basis_name: str, driver: Driver
+) -> dict[str, Any]:
+    """A calculation that failed as the dictionary of a QCSchema FailedOperation: what was asked for, and why not.
+
+    Args:
+        molecule: what was to be calculated.
+        reason: why there is no result.
+        model_name: name of the model that was asked.
+        mode: 'fast', 'variational' ...
+        method: method that the model stands for.
+        basis_name: basis set.
+        driver: what was wanted.
+    """
+    return {
+        "input_data": {
+            "schema_name": "qcschema_input",
+            "schema_version": 1,
+            "molecule": _molecule(molecule),
+            "driver": driver,
+            "model": {"method": method, "basis": basis_name},
+            "keywords": {},
+        },
+        "success": False,
+        "error": {"error_type": "unknown_error", "error_message": reason},
+        "extras": {"mlsemi": {"model": model_name, "mode": mode, "provenance": _provenance(mode)}},
     }
 
 

@@ -38,6 +38,7 @@ def test_frames_have_their_own_charge_spin_and_name(tmp_path):
         (OH.format(comment=""), "9 electrons .*spin must be odd"),
         (OH.format(comment="spin=a"), "spin='a' must be an integer"),
         ("2\n\nH 0 0 0\nH 0 0 0.01\n", "only 0.019 bohr apart"),
+        (OH.format(comment='Lattice="9 0 0 0 9 0 0 0 9" spin=1'), "m.xyz#0 is periodic"),
     ],
 )
 def test_bad_files_are_refused(tmp_path, text, message):

@@ -29,8 +29,8 @@ def read_molecules(path: str | Path, *, charge: int | None = None, spin: int | N
         Molecules, named by the frame's `smiles` or `key` where it has one, else by file and frame.
 
     Raises:
-        ValueError: if there is no such file, or it is empty, truncated, of an unknown kind, or holds an unknown element
-            or a molecule that `Molecule` refuses.
+        ValueError: if there is no such file, or it is empty, truncated, periodic, of an unknown kind, or holds an
+            unknown element or a molecule that `Molecule` refuses.
     """
     path = Path(path)
     if not path.is_file():
@@ -107,16 +107,22 @@ def _comments_of_xyz(path: Path) -> list[str]:
 
 def _molecule(atoms: Atoms, name: str, *, charge: int | None, spin: int | None) -> Molecule:
     info = atoms.info
+    if atoms.pbc.any():
+        raise ValueError(
+            f"{name} is periodic (pbc={atoms.pbc.tolist()}), and mlsemi is for molecules; take the cell out of the "
+            "file if it is one molecule"
+        )
     return Molecule.from_angstrom(
         atoms.get_atomic_numbers(),
         atoms.get_positions(),
-        charge=_integer(info, "charge", name) if charge is None else charge,
-        spin=_integer(info, "spin", name) if spin is None else spin,
+        charge=integer_in(info, "charge", name) if charge is None else charge,
+        spin=integer_in(info, "spin", name) if spin is None else spin,
         name=name,
     )
 
 
-def _integer(info: Mapping[str, object], name: str, where: str) -> int:
+def integer_in(info: Mapping[str, object], name: str, where: str) -> int:
+    """The integer of a name in the `info` of a frame, 0 if it has none."""
     value = info.get(name, 0)
     if not isinstance(value, int | float | np.number) or int(value) != value:
         raise ValueError(f"{where}: {name}={value!r} must be an integer")
