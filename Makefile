@@ -1,5 +1,6 @@
 # make predict   sets up and predicts examples/ethanol.xyz with the shipped model
 # make test      sets up the development tools too and runs the tests
+# make docs      sets up the same and builds the documentation, strictly, into build/docs
 # make lint types imports format format-check clean
 #
 # PYTHON is the interpreter that makes the virtual environment VENV; WORKERS the number of test processes.
@@ -16,7 +17,7 @@ export PIP_CONSTRAINT := constraints.txt
 export PIP_BUILD_CONSTRAINT := constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: predict test lint types imports format format-check clean
+.PHONY: predict test docs lint types imports format format-check clean
 .DELETE_ON_ERROR:
 
 predict: $(VENV)/.installed
@@ -24,6 +25,10 @@ predict: $(VENV)/.installed
 
 test: $(VENV)/.installed-dev
 	OMP_NUM_THREADS=1 MPLBACKEND=Agg $(BIN)/python -m pytest -q -n $(WORKERS) $(PYTEST_ARGS)
+
+docs: $(VENV)/.installed-dev
+	OMP_NUM_THREADS=1 MPLBACKEND=Agg $(BIN)/python -m sphinx -E -W -n --keep-going -q -d build/doctrees docs build/docs
+	@echo "written: build/docs/index.html"
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

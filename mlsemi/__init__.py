@@ -1,6 +1,6 @@
 """mlsemi: semi-empirical quantum chemistry with a learned Hamiltonian.
 
-`mlsemi.load("organic-b3lyp-def2svp").predict(molecule)` gives the Observables of a `mlsemi.Molecule`.
+`mlsemi.load("organic-b3lyp-def2svp").predict(molecule)` gives the Observables of a `Molecule`.
 """
 
 from __future__ import annotations

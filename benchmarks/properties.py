@@ -1,0 +1,155 @@
+"""Properties of molecules that the organic model has not seen, against those of the reference densities and Hessians.
+
+    python benchmarks/properties.py static reference_data/organic/organic_b3lyp_def2svp{,_a,_b}.h5
+    python benchmarks/properties.py vibrations reference_data/organic/organic_b3lyp_def2svp.h5 --molecules 8
+
+`static`: one geometry, the first, of every test molecule (`mlsemi.data.split`). The reference is the same property of
+the labelled Fock matrix; no SCF is run. `vibrations`: the smallest test molecules, each relaxed and differentiated by
+the model in its `fast` mode and by PySCF at the same level, each at its own minimum.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+
+import mlsemi
+from mlsemi.batch import Batch
+from mlsemi.data.pack import whole_fock
+from mlsemi.data.split import split_of
+from mlsemi.data.store import LabelStore
+from mlsemi.engine import Engine
+from mlsemi.integrals import plan, second_moments
+from mlsemi.model import Model
+from mlsemi.molecule import Molecule
+from mlsemi.properties.bond_orders import mayer_bond_orders, wiberg_bond_orders
+from mlsemi.properties.intrinsic import iao_charges, minimal_overlaps
+from mlsemi.properties.multipoles import dipole, quadrupole
+from mlsemi.properties.populations import loewdin_charges, mulliken_charges
+from mlsemi.properties.response import mean_polarizability, polarizability
+from mlsemi.state import ElectronicState, solve_state
+from mlsemi.units import DIPOLE_AU_IN_DEBYE
+from mlsemi.vibrations import frequencies, relaxed
+
+
+def test_labels(paths: list[Path]) -> Iterator[tuple[LabelStore, int, Molecule]]:
+    """The first label of each test molecule."""
+    seen: set[str] = set()
+    for path in paths:
+        with LabelStore.open(path) as store:
+            for i in range(len(store)):
+                molecule = store.molecule(i)
+                if molecule.name not in seen and split_of(molecule.name) == "test" and not store.is_degenerate(i):
+                    seen.add(molecule.name)
+                    yield store, i, molecule
+
+
+def static_properties(state: ElectronicState, moments: torch.Tensor, seconds: torch.Tensor, batch: Batch) -> dict:
+    """Properties of a state, as arrays [a.u.]."""
+    density, overlap = state.total_density, state.overlap
+    alpha = polarizability(state.fock, overlap, moments, batch)
+    found = {
+        "dipole [D]": dipole(density, moments, batch) * DIPOLE_AU_IN_DEBYE,
+        "quadrupole [e bohr^2]": quadrupole(density, seconds, batch),
+        "Mulliken charges [e]": mulliken_charges(density, overlap, batch),
+        "Loewdin charges [e]": loewdin_charges(density, overlap, batch),
+        "IAO charges [e]": iao_charges(density, overlap, minimal_overlaps(batch), batch),
+        "Mayer bond orders": mayer_bond_orders(state.density, overlap, batch),
+        "Wiberg bond orders": wiberg_bond_orders(state.density, overlap, batch),
+        "polarizability, mean, uncoupled [%]": mean_polarizability(alpha),
+    }
+    return {name: value.numpy() for name, value in found.items()}
+
+
+def static(engine: Engine, paths: list[Path]) -> dict[str, dict[str, float]]:
+    """Errors of each property: mean over the molecules of the mean over its components."""
+    errors: dict[str, list[float]] = {}
+    with torch.no_grad():
+        for store, i, molecule in test_labels(paths):
+            batch = engine.batch([molecule])
+            prediction = engine(batch, dipole=True)
+            n = int(batch.n_ao[0])
+            stored = torch.as_tensor(np.asarray(store.fock_values(i))).double().reshape(1, -1, n, n)
+            fock = whole_fock(store, stored, engine, batch, prediction.integrals.baseline.fock)
+            reference = solve_state(fock, prediction.state.overlap, batch)
+            moments, seconds = prediction.integrals.dipole, second_moments(batch, plan(batch))
+            assert moments is not None
+            found, wanted = (static_properties(s, moments, seconds, batch) for s in (prediction.state, reference))
+            for name, value in found.items():
+                error = np.abs(value - wanted[name])
+                if name.endswith("[%]"):
+                    error = 100 * error / np.abs(wanted[name])
+                elif name.startswith("dipole"):
+                    error = np.linalg.norm(value - wanted[name])
+                errors.setdefault(name, []).append(float(np.mean(error)))
+    return {
+        name: {"mean": float(np.mean(v)), "median": float(np.median(v)), "max": float(np.max(v)), "count": len(v)}
+        for name, v in errors.items()
+    }
+
+
+def pyscf_vibrations(molecule: Molecule, model: Model) -> tuple[Molecule, np.ndarray, np.ndarray]:
+    """Minimum of PySCF, wavenumbers [cm^-1] and intensities [km/mol], by differences of exact gradients."""
+    minimum = relaxed(model, molecule, mode="scf")
+    found = frequencies(model, minimum, mode="scf")
+    return minimum, found.vibrations.wavenumbers, found.intensities
+
+
+def vibrations(model: Model, paths: list[Path], count: int) -> list[dict]:
+    """Wavenumbers and intensities of the smallest test molecules."""
+    chosen = sorted((m for _, _, m in test_labels(paths)), key=lambda m: (m.n_atoms, m.name))[:count]
+    rows = []
+    for molecule in chosen:
+        try:
+            minimum = relaxed(model, molecule, mode="fast")
+            own = frequencies(model, minimum, mode="fast")
+            _, wavenumbers, intensities = pyscf_vibrations(molecule, model)
+        except (ValueError, RuntimeError) as error:
+            print(f"{molecule.name}: {error}", flush=True)
+            continue
+        row = {
+            "name": molecule.name,
+            "wavenumbers": own.vibrations.wavenumbers.tolist(),
+            "wavenumbers_pyscf": wavenumbers.tolist(),
+            "intensities": own.intensities.tolist(),
+            "intensities_pyscf": intensities.tolist(),
+        }
+        rows.append(row)
+        shift = np.abs(own.vibrations.wavenumbers - wavenumbers)
+        print(
+            f"{molecule.name}: mean |shift| {shift.mean():.0f}, largest {shift.max():.0f} cm^-1; intensities "
+            f"{np.abs(own.intensities - intensities).mean():.1f} km/mol",
+            flush=True,
+        )
+    return rows
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("part", choices=("static", "vibrations"))
+    parser.add_argument("labels", type=Path, nargs="+", help="label files")
+    parser.add_argument("--model", default="organic-b3lyp-def2svp")
+    parser.add_argument("--molecules", type=int, default=8, help="for `vibrations`")
+    parser.add_argument("-o", "--output", type=Path, help="JSON file")
+    arguments = parser.parse_args()
+    model = mlsemi.load(arguments.model)
+    if arguments.part == "static":
+        found = static(model.engine, arguments.labels)
+        for name, values in found.items():
+            print(f"{name:<38} mean {values['mean']:.4g}  median {values['median']:.4g}  largest {values['max']:.4g}")
+    else:
+        found = vibrations(model, arguments.labels, arguments.molecules)
+    if arguments.output:
+        beside = arguments.output.with_name(arguments.output.name + ".part")
+        beside.write_text(json.dumps(found, indent=1) + "\n")
+        beside.replace(arguments.output)
+
+
+if __name__ == "__main__":
+    main()
