@@ -37,6 +37,7 @@ class Header:
         resolved_functional: what that name meant in the program that made the labels.
         energy_method: method and basis that the energies of the fast mode are of, where fine-tuning made it another one
             than `method`; empty otherwise. Fock matrices and all other modes stay those of `method`.
+        orbital_shift: see `mlsemi.engine.Engine`.
         basis: AO basis, of the covered elements.
         elements: atomic numbers that are covered.
         baseline: kind of F0.
@@ -64,6 +65,7 @@ class Header:
     members: tuple[NetworkConfig, ...] = ()
     calibration: Mapping[str, Any] = field(default_factory=dict)
     energy_method: str = ""
+    orbital_shift: float = 0.0
 
     def to_json(self) -> dict[str, Any]:
         """As plain data."""
@@ -106,6 +108,7 @@ class Header:
             calibration=data.get("calibration", {}),
             overlap_floor=float(data.get("overlap_floor", 0.0)),
             energy_method=data.get("energy_method", ""),
+            orbital_shift=float(data.get("orbital_shift", 0.0)),
             **{k: data[k] for k in names},
         )
 
@@ -123,6 +126,7 @@ def engine_of(header: Header, *, dtype: torch.dtype = torch.float32, build: bool
         baseline=header.baseline,
         overlap_floor=header.overlap_floor,
         members=header.members,
+        orbital_shift=header.orbital_shift,
         dtype=dtype,
         build=build,
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -66,10 +66,11 @@ class Engine(nn.Module):
         basis: the AO basis.
         elements: atomic numbers that are covered.
         config: size of the network.
-        baseline: kind of F0, see `mlsemi.baseline.KINDS`.
+        baseline: kind of F0, see `mlsemi.baseline.model.KINDS`.
         overlap_floor: eigenvalue of S below which the predicted F is not believed, see
-            `mlsemi.eigen.lift_near_dependencies`; zero believes it everywhere.
+            `mlsemi.eigen.dependencies.lift_near_dependencies`; zero believes it everywhere.
         members: sizes of the further members.
+        orbital_shift: what is added to all orbital energies [Eh], as F + shift S; changes nothing else.
         dtype: precision of the networks; all else is float64.
         build: compute the tables of the baseline (False when they are loaded afterwards).
     """
@@ -83,12 +84,14 @@ class Engine(nn.Module):
         baseline: str = "atoms",
         overlap_floor: float = 0.0,
         members: Sequence[NetworkConfig] = (),
+        orbital_shift: float = 0.0,
         dtype: torch.dtype = torch.float32,
         build: bool = True,
     ) -> None:
         super().__init__()
         self.basis = basis.subset(elements)
         self.overlap_floor = overlap_floor
+        self.orbital_shift = orbital_shift
         self.baseline = Baseline(baseline, self.basis, elements, build=build)
         self.network = FockNetwork(config, self.baseline.slots, dtype=dtype)
         self.members = nn.ModuleList([FockNetwork(member, self.baseline.slots, dtype=dtype) for member in members])
@@ -163,7 +166,15 @@ class Engine(nn.Module):
         overlap, mask = exact.overlap.unsqueeze(1), batch.ao_mask.unsqueeze(1)
         fock = lift_near_dependencies(fock, overlap, mask, self.overlap_floor, keep=keep)
         state = solve_state(fock, exact.overlap, batch)
-        return state, electronic_energy(exact.baseline.fock, fock, exact.baseline.density, state.density)
+        energy = electronic_energy(exact.baseline.fock, fock, exact.baseline.density, state.density)
+        return self._shifted(state), energy
+
+    def _shifted(self, state: ElectronicState) -> ElectronicState:
+        """The state with its orbital energies counted from another zero."""
+        if not self.orbital_shift:
+            return state
+        fock = state.fock + self.orbital_shift * state.overlap.unsqueeze(1)
+        return replace(state, fock=fock, mo_energy=state.mo_energy + self.orbital_shift)
 
     def _predict(
         self, network: nn.Module, batch: Batch, exact: Integrals, keep: Tensor | None

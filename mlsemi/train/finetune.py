@@ -8,7 +8,7 @@ network through density and eigenproblem.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -46,6 +46,7 @@ class Target:
         pair_energy: of the baseline [Eh].
         fock: that of the model that is fine-tuned [Eh], shape (spin, ao, ao), float32.
         energy: that of the model that is fine-tuned [Eh].
+        homo: energy of its highest occupied orbital [Eh].
     """
 
     molecule: Molecule
@@ -57,6 +58,7 @@ class Target:
     pair_energy: float
     fock: Tensor
     energy: float
+    homo: float
 
 
 WANTED: dict[str, Callable[[Observables], object]] = {
@@ -77,10 +79,10 @@ def observables_objective(
     *,
     report: Callable[[int], None] | None = None,
 ) -> Objective:
-    """Prepares labels of observables, and refits the atomic reference energies of the engine to them.
+    """Prepares labels of observables, and refits atomic reference energies and zero of orbital energies to them.
 
     Args:
-        engine: the model to be fine-tuned, on the CPU; its atomic energies change.
+        engine: the model to be fine-tuned, on the CPU; its atomic energies and its `orbital_shift` change.
         stores: label files.
         parts: numbers of the labels to train and to validate on in each of them.
         settings: weights, and what is trained.
@@ -104,6 +106,9 @@ def observables_objective(
                     report(done)
     if "energy" in weights:
         refit_atomic_energies(engine, prepared[0])
+    if "ionization" in weights:
+        shift = refit_orbital_shift(engine, prepared[0])
+        prepared = [[replace(t, fock=t.fock + shift * t.overlap.float()) for t in part] for part in prepared]
 
     def terms(chosen: Sequence[Target]) -> dict[str, Tensor]:
         return observable_terms(engine, chosen, set(weights), device)
@@ -133,6 +138,7 @@ def _targets(store: LabelStore, indices: Sequence[int], engine: Engine, wanted: 
     with torch.no_grad():
         exact = engine.integrals(batch, dipole=True)
         prediction = engine.predict(batch, exact)
+        ionization = ionization_energy(prediction)
     moments, terms, out = exact.dipole, exact.baseline, []
     assert moments is not None
     for k, record in enumerate(records):
@@ -149,6 +155,7 @@ def _targets(store: LabelStore, indices: Sequence[int], engine: Engine, wanted: 
                 float(terms.energy[k]),
                 prediction.state.fock[k, :spins, :n, :n].float().clone(),
                 float(prediction.energy[k]),
+                -float(ionization[k]),
             )
         )
     return out
@@ -165,6 +172,20 @@ def refit_atomic_energies(engine: Engine, targets: Sequence[Target]) -> None:
     shift, *_ = np.linalg.lstsq(counts, energies - np.array([t.energy for t in targets]), rcond=None)
     readout = engine.network.energy_readout
     readout.set_offset(readout.offset.double().sum(0) + torch.from_numpy(shift))
+
+
+def refit_orbital_shift(engine: Engine, targets: Sequence[Target]) -> float:
+    """Shifts all orbital energies so that minus that of the HOMO is the ionization energy on average.
+
+    Functionals have it too high by electronvolts. F + shift S has the same orbitals and density as F, so that nothing
+    else changes.
+
+    Returns:
+        The change of `Engine.orbital_shift` [Eh].
+    """
+    shift = -float(np.mean([_first(WANTED["ionization"](t.observables)) + t.homo for t in targets]))
+    engine.orbital_shift += shift
+    return shift
 
 
 def observable_terms(engine: Engine, targets: Sequence[Target], wanted: set[str], device: str) -> dict[str, Tensor]:
@@ -210,8 +231,13 @@ def ionization_energy(prediction: Prediction) -> Tensor:
 
 def _numbers(targets: Sequence[Target], name: str, device: str) -> Tensor:
     """The label of each target, the first if there are several [Eh]."""
-    found = [np.atleast_1d(np.asarray(WANTED[name](t.observables), dtype=float))[0] for t in targets]
+    found = [_first(WANTED[name](t.observables)) for t in targets]
     return torch.tensor(found, dtype=torch.float64, device=device)
+
+
+def _first(value: object) -> float:
+    """A number, or the first of several."""
+    return float(np.atleast_1d(np.asarray(value, dtype=float))[0])
 
 
 def _mean_of_atoms(values: Tensor, batch: Batch) -> Tensor:

@@ -102,7 +102,7 @@ def set_up(config: Config, start: str | Path | None, say: Report) -> tuple[check
         if config.finetune is not None:
             header = replace(header, energy_method=first.level)
             objective = observables_objective(engine, stores, parts, config.finetune, device, report=show)
-            return header, engine.to(device), objective
+            return replace(header, orbital_shift=engine.orbital_shift), engine.to(device), objective
         prepared = _prepare(engine, stores, parts, show)
     with torch.no_grad():
         if start is None:
@@ -165,6 +165,8 @@ def _begin(header: checkpoint.Header, start: str | Path | None, *, finetune: boo
     header = replace(header, basis=base.basis, elements=base.elements, training=training)
     if finetune:  # Fock matrices stay those of the method of the base, in its basis; the energies change
         header = replace(header, method=base.method, resolved_functional=base.resolved_functional)
+    else:
+        engine.orbital_shift = 0.0
     return header, engine.train()
 
 

@@ -2,13 +2,16 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
-from mlsemi.checkpoint import read_header, save
-from mlsemi.data.store import LabelStore
+from mlsemi.checkpoint import Header, load, read_header, save
+from mlsemi.data.store import LabelStore, write_store
+from mlsemi.observables import Observables
 from mlsemi.train.config import FinetuneConfig, read_config
-from mlsemi.train.finetune import observable_terms, observables_objective
+from mlsemi.train.evaluate import evaluate, select
+from mlsemi.train.finetune import ionization_energy, observable_terms, observables_objective
 from mlsemi.train.loop import train
 
 WEIGHTS = FinetuneConfig(energy=1.0, dipole=0.5, fock=0.1)
@@ -25,8 +28,6 @@ def engine(water_engine, make_engine, base_header):
 
 @pytest.fixture(scope="session")
 def base_header(water_engine):
-    from mlsemi.checkpoint import Header
-
     return Header(
         name="base",
         method="pbe",
@@ -111,6 +112,70 @@ def test_the_gradient_of_the_terms_is_that_of_central_differences(engine, object
                 parameter -= sign * 1e-5 * direction
         # central differences of a step of 1e-5: relative error 1e-6 and better
         assert float((gradient * direction).sum()) == pytest.approx(slope, rel=1e-4), name
+
+
+@pytest.fixture
+def labels_with_ionization(tmp_path, water_labels):
+    """Energies and ionization energies only, as of a correlated method."""
+    path = tmp_path / "ip.h5"
+    with LabelStore.open(water_labels) as store:
+        attrs = dict(store.attrs) | {"method": "ccsd", "level": "CCSD/def2-svp"}
+        records = [store.record(i) for i in range(6)]
+        energies = [np.array([0.46 + 0.001 * k, 0.54]) for k in range(6)]
+        bare = [
+            replace(r, observables=Observables(energy=r.observables.energy, ionization_energies=e))
+            for r, e in zip(records, energies, strict=True)
+        ]
+        write_store(path, bare, attrs=attrs, fock_encoding="none")
+    return path
+
+
+def test_orbital_energies_are_counted_from_where_the_ionization_energies_want_it(
+    base, tmp_path, labels_with_ionization, engine
+):
+    settings = FinetuneConfig(energy=1.0, ionization=1.0, fock=1.0)
+    with LabelStore.open(labels_with_ionization) as store:
+        batch = engine.batch([store.molecule(i) for i in range(4)])
+        with torch.no_grad():
+            before = engine(batch, dipole=True)
+        objective = observables_objective(engine, [store], [([0, 1, 2, 3], [4, 5])], settings, "cpu")
+    with torch.no_grad():
+        after, terms = engine(batch, dipole=True), objective.terms(objective.samples)
+    wanted = torch.tensor([0.46, 0.461, 0.462, 0.463], dtype=torch.float64)
+    error = ionization_energy(after) - wanted
+    assert abs(float(error.mean())) < 1e-12
+    assert float(terms["ionization"]) == pytest.approx(1e3 * float(error.abs().mean()), rel=1e-6)
+    # float32 copies of the Fock matrices, with the shift
+    assert float(terms["fock"]) < 2e-4
+    # density and all that follows from it do not change, and no energy but by the refit, which is of all the same
+    torch.testing.assert_close(after.state.density, before.state.density, rtol=0, atol=1e-12)
+    change = after.energy - before.energy
+    torch.testing.assert_close(change, change[:1].expand(4), rtol=0, atol=1e-10)
+    config = configuration(tmp_path, labels_with_ionization, {"energy": 1.0, "ionization": 0.1})
+    path = train(config, start=base)
+    header = read_header(path)
+    assert header.energy_method == "CCSD/def2-svp"
+    assert header.orbital_shift < 0
+    rows = evaluate_of(path, labels_with_ionization)
+    assert {"energy_fast_error", "ionization_error"} <= set(rows[0])
+    assert "h_mae" not in rows[0]
+
+
+def evaluate_of(path, labels):
+    header, engine = load(path)
+    with LabelStore.open(labels) as store:
+        return evaluate(header, engine, store, select(store)).rows
+
+
+def test_labels_without_fock_matrices_want_finetune(tmp_path, labels_with_ionization):
+    (tmp_path / "plain.toml").write_text(f'[data]\nlabels = ["{labels_with_ionization}"]\n')
+    with pytest.raises(ValueError, match="are of CCSD/def2-svp and have no Fock matrices: fine-tune a model on them"):
+        train(read_config(tmp_path / "plain.toml"))
+
+
+def test_labels_of_another_level_than_the_fast_energies_are_not_evaluated(base, labels_with_ionization):
+    with pytest.raises(ValueError, match="holds energies of CCSD/def2-svp, but those of .* are of pbe"):
+        evaluate_of(base, labels_with_ionization)
 
 
 def test_a_model_is_tuned_and_says_so(base, tmp_path, water_labels, make_engine, monkeypatch):
