@@ -58,7 +58,7 @@ def static_properties(state: ElectronicState, moments: torch.Tensor, seconds: to
         "quadrupole [e bohr^2]": quadrupole(density, seconds, batch),
         "Mulliken charges [e]": mulliken_charges(density, overlap, batch),
         "Loewdin charges [e]": loewdin_charges(density, overlap, batch),
-        "IAO charges [e]": iao_charges(density, overlap, minimal_overlaps(batch), batch),
+        "IAO charges [e]": iao_charges(state.density, overlap, minimal_overlaps(batch), batch),
         "Mayer bond orders": mayer_bond_orders(state.density, overlap, batch),
         "Wiberg bond orders": wiberg_bond_orders(state.density, overlap, batch),
         "polarizability, mean, uncoupled [%]": mean_polarizability(alpha),

@@ -7,6 +7,7 @@ molecules into batches that fit the memory, and gives Observables.
 from __future__ import annotations
 
 import time
+import warnings as warning_filters
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from importlib.resources import files
@@ -21,6 +22,7 @@ from mlsemi.batch import Batch
 from mlsemi.calibration import spread, stored_interval
 from mlsemi.checkpoint import Header
 from mlsemi.domain import doubts, implausible, refuse_uncovered
+from mlsemi.eigen import LINEAR_DEPENDENCE
 from mlsemi.energy import electronic_energy
 from mlsemi.engine import Engine, Prediction
 from mlsemi.memory import CACHE_FRIENDLY, SHARE, available_bytes, estimate_bytes, split
@@ -50,6 +52,13 @@ CLOSED_GAP = 1e-5
 """Distance of the frontier orbitals of one spin [Eh] that a network in float32 does not resolve: no forces below it."""
 
 NO_FORCES = "there are no forces, because there is no gap between occupied and empty orbitals"
+
+Errors = Literal["raise", "mark"]
+"""What becomes of the other molecules if one fails: nothing, by an error that names it; or all their results, and an
+Observables with `failure` for that one."""
+
+FAILURES = (ValueError, RuntimeError, MemoryError)
+"""What a molecule that cannot be computed raises; anything else is a mistake of the program."""
 
 PRECISIONS = {"float32": torch.float32, "float64": torch.float64}
 """Of the network; all else is float64."""
@@ -130,6 +139,7 @@ class Model:
         conv_tol: float = ...,
         compare: bool = ...,
         estimate: bool = ...,
+        errors: Errors = ...,
     ) -> Observables: ...
 
     @overload
@@ -143,6 +153,7 @@ class Model:
         conv_tol: float = ...,
         compare: bool = ...,
         estimate: bool = ...,
+        errors: Errors = ...,
     ) -> list[Observables]: ...
 
     def predict(
@@ -155,6 +166,7 @@ class Model:
         conv_tol: float = CONV_TOL,
         compare: bool = False,
         estimate: bool = True,
+        errors: Errors = "raise",
     ) -> Observables | list[Observables]:
         """Predicts one molecule or many.
 
@@ -169,6 +181,9 @@ class Model:
                 took.
             estimate: fast mode: estimate the error of the energy, for which the further members of the model are
                 evaluated too.
+            errors: what a molecule does that cannot be predicted (not covered, a Fock matrix that is not finite, a
+                singular overlap, an SCF that does not converge ...): "raise" an error that names it, or "mark" it: its
+                Observables has no energy but `failure`, the reason, and all other molecules have their results.
 
         Returns:
             Observables of the molecule, or a list of them in the order of the molecules. `seconds` is the time of a
@@ -178,10 +193,10 @@ class Model:
         Raises:
             ValueError: for molecules that the model does not cover, or options that do not go together.
             ImportError: for the other modes without PySCF, or dispersion without dftd4.
-            RuntimeError: if an SCF does not converge.
+            RuntimeError: if an SCF does not converge, or a result is not finite.
         """
         options = {"mode": mode, "forces": forces, "dispersion": dispersion, "conv_tol": conv_tol, "compare": compare}
-        options["estimate"] = estimate
+        options |= {"estimate": estimate, "errors": errors}
         if isinstance(molecules, Molecule):
             return next(self.stream([molecules], **options))[1]
         results: dict[int, Observables] = dict(self.stream(molecules, **options))
@@ -197,6 +212,7 @@ class Model:
         conv_tol: float = CONV_TOL,
         compare: bool = False,
         estimate: bool = True,
+        errors: Errors = "raise",
     ) -> Iterator[tuple[int, Observables]]:
         """As `predict`, for results that are not all to be held in memory.
 
@@ -204,25 +220,39 @@ class Model:
             Index of a molecule and its observables, batch by batch: closed shells, then open ones, small molecules
             first.
         """
-        self.check(molecules, mode=mode, forces=forces, dispersion=dispersion)
+        if errors not in ("raise", "mark"):
+            raise ValueError(f"errors={errors!r} must be 'raise' or 'mark'")
+        self.check(molecules if errors == "raise" else [], mode=mode, forces=forces, dispersion=dispersion)
         if not conv_tol > 0:
             raise ValueError(f"conv_tol={conv_tol:g} must be a positive energy [Eh]")
         if mode != "scf" and (compare or conv_tol != CONV_TOL):
             raise ValueError(f"compare and conv_tol are options of mode='scf', and the mode is {mode!r}")
+        refused = self._refused(molecules, mode) if errors == "mark" else {}
+        yield from ((k, _failed(message)) for k, message in refused.items())
+        accepted = [k for k in range(len(molecules)) if k not in refused]
         in_fast_mode = forces and mode == "fast"
         with_members = estimate and mode == "fast" and stored_interval(self.header.calibration, "fast") is not None
-        for members in self._batches(molecules, in_fast_mode):
-            for k, (values, seconds) in zip(
-                members, self._predict([molecules[k] for k in members], in_fast_mode, with_members), strict=True
-            ):
-                found = self._finish(molecules[k], values, seconds)
-                if mode != "fast":
-                    found = self._in_mode(found, molecules[k], mode, forces, conv_tol, compare)
-                if dispersion:
-                    from mlsemi.reference.dispersion import with_dispersion
 
-                    found = with_dispersion(found, molecules[k], method=self.header.method)
-                yield k, found
+        def finished(molecule: Molecule, values: dict, seconds: float) -> Observables:
+            found = self._finish(molecule, values, seconds)
+            if mode != "fast":
+                found = self._in_mode(found, molecule, mode, forces, conv_tol, compare)
+            if dispersion:
+                from mlsemi.reference.dispersion import with_dispersion
+
+                found = with_dispersion(found, molecule, method=self.header.method)
+            return found
+
+        for members in self._batches([molecules[k] for k in accepted], in_fast_mode):
+            batch = [accepted[k] for k in members]
+            results = self._predict([molecules[k] for k in batch], in_fast_mode, with_members, errors)
+            for k, (values, seconds) in zip(batch, results, strict=True):
+                try:
+                    yield k, values if isinstance(values, Observables) else finished(molecules[k], values, seconds)
+                except FAILURES as error:
+                    if errors == "raise":
+                        raise
+                    yield k, _failed(str(error), seconds)
 
     def hessian_vector_product(self, molecule: Molecule, vector: np.ndarray) -> np.ndarray:
         """The Hessian of the energy of the fast mode times a vector, without the Hessian.
@@ -258,19 +288,36 @@ class Model:
         if mode not in MODES:
             raise ValueError(f"mode={mode!r} must be one of {', '.join(MODES)}")
         for molecule in molecules:
-            refuse_uncovered(molecule, model=self.name, elements=self.header.elements, domain=self.header.domain)
-            self._refuse_impossible(molecule)
+            self._refuse(molecule)
         if mode != "fast":
             self._reference_warnings(mode)
         if mode == "corrected":
-            self._check_correction(molecules)
+            self._check_correction()
+            for molecule in molecules:
+                self._refuse_doubtful(molecule, doubts(molecule, self.header.domain))
         if dispersion:
             from mlsemi.reference.dispersion import check_parameters
 
             check_parameters(self.header.method)
 
-    def _check_correction(self, molecules: Sequence[Molecule]) -> None:
-        """Refuses the corrected mode for a model without a correction, and outside of the domain of its fit."""
+    def _refuse(self, molecule: Molecule) -> None:
+        refuse_uncovered(molecule, model=self.name, elements=self.header.elements, domain=self.header.domain)
+        self._refuse_impossible(molecule)
+
+    def _refused(self, molecules: Sequence[Molecule], mode: Mode) -> dict[int, str]:
+        """Why molecules cannot be predicted, by index, as far as it is known before anything is computed."""
+        found = {}
+        for k, molecule in enumerate(molecules):
+            try:
+                self._refuse(molecule)
+                if mode == "corrected":
+                    self._refuse_doubtful(molecule, doubts(molecule, self.header.domain))
+            except ValueError as error:
+                found[k] = str(error)
+        return found
+
+    def _check_correction(self) -> None:
+        """Refuses the corrected mode for a model without a correction."""
         from mlsemi.reference.modes import stored_correction
 
         if stored_correction(self.header) is None:
@@ -278,8 +325,6 @@ class Model:
                 f"mode='corrected': the model {self.name} has no correction that was fitted on validation molecules; "
                 "take mode='variational' or 'scf'"
             )
-        for molecule in molecules:
-            self._refuse_doubtful(molecule, doubts(molecule, self.header.domain))
 
     def _refuse_doubtful(self, molecule: Molecule, reasons: tuple[str, ...]) -> None:
         if reasons:
@@ -324,31 +369,43 @@ class Model:
             batches += [[members[k] for k in part] for part in parts]
         return batches
 
-    def _predict(self, molecules: list[Molecule], forces: bool, with_members: bool) -> list[tuple[dict, float]]:
+    def _predict(
+        self, molecules: list[Molecule], forces: bool, with_members: bool, errors: Errors
+    ) -> list[tuple[dict | Observables, float]]:
         """Predicts a batch. If it fails, its halves are tried: memory may suffice for them, or one culprit is found.
 
         Returns:
-            Fields of the Observables of the fast mode, and seconds, of each molecule.
+            Fields of the Observables of the fast mode, or the Observables of one that failed, and seconds, of each
+            molecule.
         """
+        start = time.perf_counter()
         try:
-            return self._predict_batch(molecules, forces, with_members)
-        except (ValueError, RuntimeError, MemoryError) as error:
+            return list(self._predict_batch(molecules, forces, with_members))
+        except FAILURES as error:
             if len(molecules) == 1:
-                # subclasses, such as numpy's MemoryError, are not all made of a message
-                kind = next(k for k in (ValueError, MemoryError, RuntimeError) if isinstance(error, k))
-                raise kind(f"{molecules[0].name or molecules[0].formula}: {error}") from error
+                message = _naming(molecules[0], error)
+                if errors == "raise":
+                    raise _like(error)(message) from error
+                seconds = time.perf_counter() - start
+                return [(_failed(message, seconds), seconds)]
         half = len(molecules) // 2
-        return [o for part in (molecules[:half], molecules[half:]) for o in self._predict(part, forces, with_members)]
+        parts = (molecules[:half], molecules[half:])
+        return [o for part in parts for o in self._predict(part, forces, with_members, errors)]
 
     def _predict_batch(self, molecules: list[Molecule], forces: bool, with_members: bool) -> list[tuple[dict, float]]:
         start = time.perf_counter()
         batch = self.engine.batch(molecules)
-        with torch.set_grad_enabled(forces):
+        with torch.set_grad_enabled(forces), warning_filters.catch_warnings():
+            # the results of the molecules that it is about say it
+            warning_filters.filterwarnings("ignore", "S is nearly singular", RuntimeWarning)
             if forces:
                 batch = batch.with_positions(batch.positions.clone().requires_grad_())
             prediction = self.engine(batch, dipole=True, with_members=with_members)
             gradient = _gradient(batch, prediction) if forces else None
         arrays = _arrays(batch, prediction)
+        infinite = [m for m, e in zip(molecules, arrays["energy"], strict=True) if not np.isfinite(e)]
+        if infinite:
+            raise RuntimeError(f"the predicted energy of {infinite[0].name or infinite[0].formula} is not finite")
         if gradient is not None:
             arrays["gradient"] = gradient.cpu().numpy()
         values = _split_arrays(molecules, arrays, batch.n_ao.tolist())
@@ -357,13 +414,19 @@ class Model:
 
     def _finish(self, molecule: Molecule, values: dict, seconds: float) -> Observables:
         """Observables of one molecule in the fast mode."""
-        change, found = values.pop("electronic"), values.pop("spread", None)
+        change, found, dropped = values.pop("electronic"), values.pop("spread", None), values.pop("dropped")
         interval = stored_interval(self.header.calibration, "fast")
         if found is not None and interval is not None:
             values["energy_error_estimate"] = interval.scale_68 * found
             values["energy_error_95"] = interval.scale_95 * found
         result = Observables(**values, seconds=seconds)
         warnings = doubts(molecule, self.header.domain)
+        if dropped:
+            warnings += (
+                f"the overlap is nearly singular: {dropped} combination(s) of AOs with eigenvalues below "
+                f"{LINEAR_DEPENDENCE:.0e} were dropped, and there are so many orbitals less; do atoms lie on top of "
+                "each other?",
+            )
         if found is not None and interval is not None and found > interval.largest:
             warnings += (
                 f"the members of the model disagree by more than the {interval.largest:.1e} Eh at most that they do on "
@@ -394,9 +457,8 @@ class Model:
         options = ModeOptions(forces=forces, conv_tol=conv_tol, compare=compare)
         try:
             found = in_mode(fast, molecule, mode=mode, engine=self.engine, header=self.header, options=options)
-        except (ValueError, RuntimeError) as error:
-            kind = ValueError if isinstance(error, ValueError) else RuntimeError
-            raise kind(f"{molecule.name or molecule.formula}: {error}") from error
+        except FAILURES as error:
+            raise _like(error)(_naming(molecule, error)) from error
         return replace(found, warnings=found.warnings + warnings)
 
     def _reference_warnings(self, mode: Mode) -> tuple[str, ...]:
@@ -411,6 +473,21 @@ class Model:
         if then and now != then:
             return (f"{self.header.method} means {now} in this PySCF, but the labels of the model have {then}",)
         return ()
+
+
+def _like(error: Exception) -> type[Exception]:
+    """Its kind; subclasses, such as numpy's MemoryError, are not all made of a message."""
+    return next(kind for kind in FAILURES if isinstance(error, kind))
+
+
+def _naming(molecule: Molecule, error: Exception) -> str:
+    """What an error says, with the name of the molecule."""
+    return f"{molecule.name or molecule.formula}: {error}"
+
+
+def _failed(reason: str, seconds: float | None = None) -> Observables:
+    """The result of a molecule that has none."""
+    return Observables(failure=reason, warnings=(reason,), seconds=seconds)
 
 
 def _device(name: str) -> torch.device:
@@ -453,6 +530,7 @@ def _arrays(batch: Batch, prediction: Prediction) -> dict[str, np.ndarray]:
             "mo_energy": state.mo_energy,
             "mo_coeff": state.mo_coeff,
             "mo_occ": state.mo_occ,
+            "n_dropped": state.n_dropped,
             "dipole": dipole(density, exact.dipole.detach(), batch),
             "charges_mulliken": mulliken_charges(density, overlap, batch),
             "charges_loewdin": loewdin_charges(density, overlap, batch),
@@ -476,13 +554,16 @@ def _split_arrays(molecules: list[Molecule], arrays: dict[str, np.ndarray], n_ao
         atoms = slice(first, first := first + molecule.n_atoms)
         values: dict = {"energy": float(arrays["energy"][k]), "dipole": arrays["dipole"][k].copy()}
         values["electronic"] = float(arrays["electronic"][k])  # for the plausibility of the result, not a field of it
+        values["dropped"] = int(arrays["n_dropped"][k])
+        n_mo = n - values["dropped"]
         if "spread" in arrays:
             values["spread"] = float(arrays["spread"][k])
         values["overlap"] = arrays["overlap"][k, :n, :n].copy()
-        for name in ("fock", "density", "mo_coeff"):
+        for name in ("fock", "density"):
             values[name] = arrays[name][k, :, :n, :n].copy()
+        values["mo_coeff"] = arrays["mo_coeff"][k, :, :n, :n_mo].copy()
         for name in ("mo_energy", "mo_occ"):
-            values[name] = arrays[name][k, :, :n].copy()
+            values[name] = arrays[name][k, :, :n_mo].copy()
         for name in ("charges_mulliken", "charges_loewdin", "gradient", "spins_mulliken", "spins_loewdin"):
             if name in arrays:
                 values[name] = arrays[name][atoms].copy()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -32,6 +34,8 @@ class ElectronicState:
         gap: least distance of an occupied and an empty orbital [Eh], infinite if one of them is missing, shape
             (molecule, spin); no gradient.
         ao_mask: True where an AO exists, shape (molecule, ao).
+        n_dropped: combinations of AOs that were dropped because S is nearly singular, shape (molecule,); so many
+            orbitals less there are. None if nobody looked.
     """
 
     fock: Tensor
@@ -42,6 +46,7 @@ class ElectronicState:
     mo_occ: Tensor
     gap: Tensor
     ao_mask: Tensor
+    n_dropped: Tensor | None = None
 
     @property
     def n_spins(self) -> int:
@@ -67,7 +72,13 @@ def n_spin_channels(batch: Batch) -> int:
 
 
 def aufbau_occupations(
-    n_electrons: Tensor, spin: Tensor, n_mo: Tensor, *, n_spins: int, size: int | None = None
+    n_electrons: Tensor,
+    spin: Tensor,
+    n_mo: Tensor,
+    *,
+    n_spins: int,
+    size: int | None = None,
+    names: Sequence[str] | None = None,
 ) -> Tensor:
     """Occupations: the lowest orbitals hold two electrons each, or one of each spin.
 
@@ -77,6 +88,7 @@ def aufbau_occupations(
         n_mo: number of orbitals, shape (molecule,).
         n_spins: 1 for closed shells, or 2.
         size: number of columns of the result; the largest `n_mo` by default.
+        names: names of the molecules in messages; "molecule k of the batch" by default.
 
     Returns:
         Occupations, shape (molecule, spin, mo), float64.
@@ -85,21 +97,25 @@ def aufbau_occupations(
         ValueError: for a spin that the number of electrons does not allow, an open shell with `n_spins` 1, or more
             electrons than the orbitals can hold.
     """
+
+    def name(k: int) -> str:
+        return f"molecule {k} of the batch" if names is None else names[k]
+
     alpha, beta = (n_electrons + spin) // 2, (n_electrons - spin) // 2
     impossible = ((n_electrons + spin) % 2 != 0) | (spin < 0) | (beta < 0)
     for k in torch.nonzero(impossible).flatten().tolist():
         raise ValueError(
-            f"molecule {k} of the batch has {int(n_electrons[k])} electrons and spin={int(spin[k])}: so many cannot be "
+            f"{name(k)} has {int(n_electrons[k])} electrons and spin={int(spin[k])}: so many cannot be "
             "unpaired (are charge and spin, 2S, right?)"
         )
     for k in torch.nonzero((spin != 0) & (n_spins == 1)).flatten().tolist():
         raise ValueError(
-            f"molecule {k} of the batch has {int(n_electrons[k])} electrons and spin={int(spin[k])}: an open shell "
+            f"{name(k)} has {int(n_electrons[k])} electrons and spin={int(spin[k])}: an open shell "
             "needs two Fock matrices, and there is only one"
         )
     for k in torch.nonzero(alpha > n_mo).flatten().tolist():
         raise ValueError(
-            f"molecule {k} of the batch has {int(alpha[k])} electrons of alpha spin, but its basis has only "
+            f"{name(k)} has {int(alpha[k])} electrons of alpha spin, but its basis has only "
             f"{int(n_mo[k])} orbitals: take a larger basis or check charge and spin"
         )
     filled = torch.stack([alpha, beta][:n_spins], dim=1)
@@ -120,17 +136,23 @@ def solve_state(fock: Tensor, overlap: Tensor, batch: Batch) -> ElectronicState:
 
     Raises:
         ValueError: for electrons that do not fit (see `aufbau_occupations`), matrices that do not fit or are not
-            finite, or a singular overlap.
+            finite, or a singular overlap; with the name of the molecule.
     """
     n_molecules, n_spins, n_ao = fock.shape[:3]
-    occupation = aufbau_occupations(batch.n_electrons, batch.spin, batch.n_ao, n_spins=n_spins, size=n_ao)
+    names = names_of(batch)
+    occupation = aufbau_occupations(batch.n_electrons, batch.spin, batch.n_ao, n_spins=n_spins, size=n_ao, names=names)
 
     def each_spin(x: Tensor) -> Tensor:
         """Repeats (molecule, ...) to (molecule * spin, ...)."""
         return x if n_spins == 1 else x.repeat_interleave(n_spins, 0)
 
+    spins = ("",) if n_spins == 1 else (" (alpha)", " (beta)")
     orbitals, density = solve_density(
-        fock.flatten(0, 1), each_spin(overlap), occupation.flatten(0, 1), each_spin(batch.ao_mask)
+        fock.flatten(0, 1),
+        each_spin(overlap),
+        occupation.flatten(0, 1),
+        each_spin(batch.ao_mask),
+        names=[name + spin for name in names for spin in spins],
     )
     shape = (n_molecules, n_spins)
     return ElectronicState(
@@ -142,4 +164,12 @@ def solve_state(fock: Tensor, overlap: Tensor, batch: Batch) -> ElectronicState:
         mo_occ=occupation,
         gap=orbitals.gap.unflatten(0, shape),
         ao_mask=batch.ao_mask,
+        n_dropped=orbitals.n_dropped.unflatten(0, shape)[:, 0],
     )
+
+
+def names_of(batch: Batch) -> list[str]:
+    """What messages call the molecules of a batch: by name or formula and, where that is not unique, by number."""
+    plain = [m.name or m.formula for m in batch.molecules]
+    times = Counter(plain)
+    return [x if times[x] == 1 else f"{x} (molecule {k} of the batch)" for k, x in enumerate(plain)]

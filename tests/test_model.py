@@ -1,6 +1,7 @@
 """Model: what a prediction holds, batches, what is refused and what is warned of."""
 
 import builtins
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -14,6 +15,7 @@ from mlsemi import model as model_module
 from mlsemi.calibration import Interval
 from mlsemi.checkpoint import engine_of
 from mlsemi.domain import COVALENT_RADII_ANGSTROM, n_fragments
+from mlsemi.engine import Engine
 from mlsemi.memory import available_bytes, estimate_bytes, split
 from mlsemi.model import DEFAULT_MODEL, Model, load, shipped_models
 from mlsemi.molecule import Molecule
@@ -107,6 +109,91 @@ def test_a_batch_that_fails_is_halved(model, monkeypatch):
     monkeypatch.setattr(Model, "_predict_batch", no_room)
     with pytest.raises(MemoryError, match=r"^w: no room for \(3,\)"):
         model.predict(WATER)
+
+
+def _spoiled(monkeypatch, where):
+    """Makes the network give NaN for hydrogen, or the integrals an overlap that is none."""
+    inside = Engine.integrals
+
+    def integrals(self, batch, **options):
+        exact = inside(self, batch, **options)
+        bad = [k for k, m in enumerate(batch.molecules) if m.name == "h"]
+        if where == "overlap":
+            overlap = exact.overlap.clone()
+            overlap[bad, 0, 1] = overlap[bad, 1, 0] = 1.5
+            return replace(exact, overlap=overlap)
+        if where == "nearly singular":
+            overlap = exact.overlap.clone()
+            overlap[bad, 0, 1] = overlap[bad, 1, 0] = 1.0 - 1e-9
+            return replace(exact, overlap=overlap)
+        fock, energy = exact.baseline.fock.clone(), exact.baseline.energy.clone()
+        if where == "fock":
+            fock[bad, 0, 0] = torch.nan
+        else:
+            energy[bad] = torch.nan
+        return replace(exact, baseline=replace(exact.baseline, fock=fock, energy=energy))
+
+    monkeypatch.setattr(Engine, "integrals", integrals)
+
+
+@pytest.mark.parametrize(
+    ("where", "message"),
+    [
+        ("fock", "^h: fock of h holds values that are not finite"),
+        ("overlap", "^h: overlap of h is not positive definite"),
+        ("energy", "^h: the predicted energy of h is not finite"),
+    ],
+)
+def test_one_bad_molecule_spoils_no_other(model, monkeypatch, where, message):
+    molecules = [WATER, HYDROGEN, WATERS, WATER]
+    expected = model.predict([WATER, WATERS], forces=True)
+    _spoiled(monkeypatch, where)
+    with pytest.raises((ValueError, RuntimeError), match=message):
+        model.predict(molecules)
+    results = model.predict(molecules, forces=True, errors="mark")
+    bad = results[1]
+    assert bad.energy is None and bad.gradient is None and re.search(message, bad.failure)
+    assert bad.warnings == (bad.failure,)
+    for o, reference in zip((results[0], results[2], results[3]), (*expected, expected[0]), strict=True):
+        assert o.failure is None
+        assert o.energy == pytest.approx(reference.energy, abs=1e-9)
+        np.testing.assert_allclose(o.gradient, reference.gradient, atol=1e-9)
+    assert model.predict(HYDROGEN, errors="mark").failure == bad.failure
+
+
+def test_what_is_not_covered_can_be_marked_too(model):
+    molecules = [WATER, METHANE, replace(WATER, charge=2)]
+    good, foreign, charged = model.predict(molecules, errors="mark")
+    assert good.energy == pytest.approx(model.predict(WATER).energy, abs=1e-11)
+    assert "CH4 holds C, which the model tiny does not cover" in foreign.failure
+    assert "w has charge 2" in charged.failure
+    with pytest.raises(ValueError, match="the model tiny has no correction"):  # what concerns all is an error
+        model.predict(molecules, mode="corrected", errors="mark")
+    with pytest.raises(ValueError, match="errors='ignore' must be 'raise' or 'mark'"):
+        model.predict(molecules, errors="ignore")
+
+
+def test_an_scf_that_fails_is_marked(model, monkeypatch):
+    from mlsemi.reference import modes
+
+    def in_mode(fast, molecule, **options):
+        if molecule is HYDROGEN:
+            raise RuntimeError("SCF not converged")
+        return replace(fast, energy=-1.0)
+
+    monkeypatch.setattr(modes, "in_mode", in_mode)
+    bad, good = model.predict([HYDROGEN, WATER], mode="scf", errors="mark")
+    assert (bad.energy, bad.failure, good.energy, good.failure) == (None, "h: SCF not converged", -1.0, None)
+    with pytest.raises(RuntimeError, match="^h: SCF not converged"):
+        model.predict([HYDROGEN, WATER], mode="scf")
+
+
+def test_dropped_functions_are_a_warning_of_their_molecule(model, monkeypatch):
+    _spoiled(monkeypatch, "nearly singular")
+    water, hydrogen = model.predict([WATER, HYDROGEN])
+    assert water.warnings == ()
+    assert any("1 combination(s) of AOs" in w for w in hydrogen.warnings)
+    assert hydrogen.mo_coeff.shape == (1, 2, 1) and hydrogen.mo_energy.shape == hydrogen.mo_occ.shape == (1, 1)
 
 
 def test_split_by_memory():

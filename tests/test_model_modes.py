@@ -8,6 +8,7 @@ import pytest
 from mlsemi.calibration import Interval
 from mlsemi.model import Model
 from mlsemi.molecule import Molecule
+from mlsemi.reference import modes
 from mlsemi.reference.converge import default_start
 from mlsemi.reference.mean_field import solve
 from mlsemi.reference.modes import stored_correction
@@ -68,6 +69,16 @@ def test_scf_is_the_reference_method(model, molecule):
     assert o.energy_error_estimate < 1e-10
     default = default_start(molecule, model.header.basis, method="hf", conv_tol=1e-11)
     assert f"PySCF's default guess: {default.cycles} in" in o.notes[0]
+
+
+def test_the_scf_mode_has_no_doubts_of_the_prediction(model, open_engine, monkeypatch):
+    """What is unlike the training concerns the start of the SCF only; what the solution is like is still said."""
+    narrow = Model(replace(model.header, domain=model.header.domain | {"formulas": ["HO"]}), open_engine)
+    assert "trained on HO only" in narrow.predict(WATER).warnings[0]
+    assert narrow.predict(WATER, mode="scf").warnings == ()
+    monkeypatch.setattr(modes, "SMALLEST_GAP", 5.0)
+    (warning,) = narrow.predict(WATER, mode="scf").warnings
+    assert "a state of another spin may be lower" in warning
 
 
 def test_the_corrected_mode_is_for_the_domain_only(model, open_engine):

@@ -11,7 +11,7 @@ from mlsemi.layout import AOLayout
 from mlsemi.molecule import Molecule
 from mlsemi.properties.populations import loewdin_populations, mulliken_populations
 from mlsemi.properties.spin import spin_square
-from mlsemi.state import aufbau_occupations, n_spin_channels, solve_state
+from mlsemi.state import aufbau_occupations, n_spin_channels, names_of, solve_state
 
 WATER = Molecule.from_angstrom([8, 1, 1], [[0, 0, 0.1173], [0, 0.7572, -0.4692], [0, -0.7572, -0.4692]])
 HYDROGEN = Molecule.from_angstrom([1, 1], [[0, 0, 0], [0, 0, 0.74]])
@@ -111,3 +111,29 @@ def test_more_electrons_than_orbitals_is_refused():
         aufbau_occupations(torch.tensor([4]), torch.tensor([0]), torch.tensor([1]), n_spins=1)
     with pytest.raises(ValueError, match="molecule 0 .* 2 electrons of alpha spin"):
         aufbau_occupations(torch.tensor([2]), torch.tensor([2]), torch.tensor([1]), n_spins=2)
+
+
+def test_messages_name_the_molecule():
+    named = Molecule(HYDROGEN.numbers, HYDROGEN.positions, name="dihydrogen")
+    batch = Batch.of([WATER, named, HYDROGEN, HYDROGEN], load_basis("sto-3g"))
+    assert names_of(batch) == ["H2O", "dihydrogen", "H2 (molecule 2 of the batch)", "H2 (molecule 3 of the batch)"]
+    overlap = torch.eye(7, dtype=torch.float64).repeat(4, 1, 1)
+    fock = overlap.unsqueeze(1).clone()
+    fock[1, 0, 0, 1] = torch.nan
+    with pytest.raises(ValueError, match="fock of dihydrogen holds values that are not finite"):
+        solve_state(fock, overlap, batch)
+    beta = overlap.unsqueeze(1).repeat(1, 2, 1, 1)
+    beta[0, 1, 2, 2] = torch.inf
+    with pytest.raises(ValueError, match=r"fock of H2O \(beta\) holds"):
+        solve_state(beta, overlap, batch)
+    with pytest.raises(ValueError, match="dihydrogen has 4 electrons of alpha spin"):
+        aufbau_occupations(torch.tensor([8]), torch.tensor([0]), torch.tensor([2]), n_spins=1, names=["dihydrogen"])
+
+
+def test_the_state_tells_how_many_functions_were_dropped():
+    batch = Batch.of([HYDROGEN, HYDROGEN], load_basis("sto-3g"))
+    overlap = torch.tensor([[[1.0, 0.6], [0.6, 1.0]], [[1.0, 1.0 - 1e-9], [1.0 - 1e-9, 1.0]]], dtype=torch.float64)
+    fock = -overlap.unsqueeze(1)
+    with pytest.warns(RuntimeWarning, match="S is nearly singular"):
+        state = solve_state(fock, overlap, batch)
+    assert state.n_dropped.tolist() == [0, 1]

@@ -195,7 +195,7 @@ def main() -> None:
     parser.add_argument("--base", default="water-pbe-def2svp")
     parser.add_argument("--counts", type=int, nargs="+", default=[10, 30, 100])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--steps", type=int, default=600)
+    parser.add_argument("--steps", type=int, default=400)
     parser.add_argument("--ways", nargs="+", default=list(WAYS), choices=WAYS)
     parser.add_argument("-o", "--output", type=Path, required=True)
     arguments = parser.parse_args()

@@ -80,7 +80,11 @@ def predict(
     conv_tol: Annotated[float, typer.Option(help="scf: error of the energy that is accepted [Eh].")] = 1e-9,
     json_out: Annotated[
         Path | None,
-        typer.Option("--json", metavar="OUT", help="Write QCSchema AtomicResults; a list for several frames."),
+        typer.Option(
+            "--json",
+            metavar="OUT",
+            help="Write QCSchema AtomicResults (FailedOperation where one failed), as a list for several frames.",
+        ),
     ] = None,
     matrices: Annotated[
         Path | None, typer.Option(metavar="OUT", help="Write OUT-0000.npz...: F, S, D, C in PySCF's AO order.")
@@ -102,7 +106,7 @@ def predict(
         loaded = load(model or DEFAULT_MODEL, device=device.value, precision=precision.value)
         _check_options(mode, compare=compare, conv_tol=conv_tol)
         loaded.check(molecules, mode=mode.value, forces=forces, dispersion=dispersion)
-        printer = _Printer(loaded, mode.value, molecules)
+        printer = _Printer(loaded, mode.value, molecules, forces=forces)
         options = {"forces": forces, "dispersion": dispersion, "compare": compare, "conv_tol": conv_tol}
         options["estimate"] = estimate
         run = _Run(loaded, molecules, mode.value, options, json_out, matrices)
@@ -117,12 +121,15 @@ def predict(
     except KeyboardInterrupt:
         typer.echo("interrupted: no JSON was written; matrices that were written are whole", err=True)
         raise typer.Exit(130) from None
-    printer.finish(time.perf_counter() - start)
+    failed = printer.finish(time.perf_counter() - start)
     if json_out is not None:
         typer.echo(f"written: {json_out}", err=True)
-    if matrices is not None:
-        last = f" ... {run.matrix_path(len(molecules) - 1)}" if len(molecules) > 1 else ""
-        typer.echo(f"written: {run.matrix_path(0)}{last}", err=True)
+    if matrices is not None and run.with_matrices:
+        first, last = min(run.with_matrices), max(run.with_matrices)
+        more = f" ... {run.matrix_path(last)}" if last > first else ""
+        typer.echo(f"written: {run.matrix_path(first)}{more}", err=True)
+    if failed:
+        raise typer.Exit(1)
 
 
 def _read(files: list[Path], charge: int | None, spin: int | None) -> list[Molecule]:
@@ -185,7 +192,10 @@ def _check_outputs(json_out: Path | None, matrices: Path | None) -> None:
 
 @dataclass
 class _Run:
-    """Results as they come: matrices go to their files at once, and what goes into the JSON file is kept."""
+    """Results as they come: matrices go to their files at once, and what goes into the JSON file is kept.
+
+    A frame that fails has no matrices, and spoils no other.
+    """
 
     model: Model
     molecules: list[Molecule]
@@ -197,26 +207,31 @@ class _Run:
     def __post_init__(self) -> None:
         self._records: dict[int, dict[str, Any]] = {}
         self._layouts: dict[tuple[int, ...], AOLayout] = {}
+        self.with_matrices: set[int] = set()
 
     def results(self) -> Iterator[tuple[int, Observables]]:
         """Index and observables of each frame, batch by batch."""
         from mlsemi.interop.matrices import write_matrices
-        from mlsemi.interop.qcschema import atomic_result
+
+        for index, observables in self.model.stream(self.molecules, mode=self.mode, errors="mark", **self.options):
+            if self.matrices is not None and observables.failure is None:
+                write_matrices(self.matrix_path(index), observables, self._layout(self.molecules[index]))
+                self.with_matrices.add(index)
+            if self.json_out is not None:
+                self._records[index] = self._record(self.molecules[index], observables)
+            yield index, observables
+
+    def _record(self, molecule: Molecule, observables: Observables) -> dict[str, Any]:
+        """What the JSON file has of a frame."""
+        from mlsemi.interop.qcschema import atomic_result, failed_operation
 
         header = self.model.header
-        for index, observables in self.model.stream(self.molecules, mode=self.mode, **self.options):
-            if self.matrices is not None:
-                write_matrices(self.matrix_path(index), observables, self._layout(self.molecules[index]))
-            if self.json_out is not None:
-                self._records[index] = atomic_result(
-                    self.molecules[index],
-                    observables,
-                    model_name=self.model.name,
-                    mode=self.mode,
-                    method=header.method,
-                    basis_name=header.basis.name,
-                )
-            yield index, observables
+        names: dict[str, Any] = {"method": header.method, "basis_name": header.basis.name}
+        names |= {"model_name": self.model.name, "mode": str(self.mode)}
+        if observables.failure is None:
+            return atomic_result(molecule, observables, **names)
+        driver = "gradient" if self.options["forces"] else "energy"
+        return failed_operation(molecule, observables.failure, driver=driver, **names)
 
     def matrix_path(self, index: int) -> Path:
         """File of the matrices of a frame."""
@@ -244,11 +259,13 @@ class _Run:
 class _Printer:
     """Prints results in the order of the frames, each as soon as all before it are there."""
 
-    def __init__(self, model: Model, mode: str, molecules: list[Molecule]) -> None:
-        self._model, self._mode, self._molecules = model, mode, molecules
+    def __init__(self, model: Model, mode: str, molecules: list[Molecule], *, forces: bool) -> None:
+        self._model, self._mode, self._molecules, self._forces = model, mode, molecules, forces
         self._waiting: dict[int, Observables] = {}
         self._next = 0
         self._warnings: dict[str, list[str]] = {}
+        self._failed: list[str] = []
+        self._titled = False
         self._width = max(5, *(len(m.name) for m in molecules))
         self._in_full = len(molecules) <= IN_FULL
         self._spins = any(m.spin for m in molecules)
@@ -260,15 +277,28 @@ class _Printer:
             self._print(self._molecules[self._next], self._waiting.pop(self._next))
             self._next += 1
 
-    def finish(self, seconds: float) -> None:
-        """Prints warnings, the same ones together, and how long it took."""
+    def finish(self, seconds: float) -> int:
+        """Prints warnings, the same ones together, how long it took, and what failed; the number of those frames."""
         for text, names in self._warnings.items():
             where = names[0] if len(names) == 1 else f"{len(names)} frames, the first is {names[0]}"
             typer.echo(f"warning: {where}: {text}", err=True)
         if not self._in_full:
             typer.echo(f"{len(self._molecules)} frames in {seconds:.1f} s, start-up included", err=True)
+        if self._failed:
+            total = len(self._molecules)
+            which = f"{len(self._failed)} of {total} frames failed, the first: " if total > 1 else ""
+            typer.echo(f"error: {which}{self._failed[0]}", err=True)
+        return len(self._failed)
 
     def _print(self, molecule: Molecule, observables: Observables) -> None:
+        if observables.failure is not None:
+            reason = " ".join(observables.failure.split())
+            self._failed.append(reason)
+            self._print_title()
+            if len(self._molecules) > 1:
+                name = f"{molecule.name:{self._width}}  {molecule.formula:12}" if not self._in_full else "\n"
+                typer.echo(f"{name}failed: {reason}")
+            return
         for text in observables.warnings:
             self._warnings.setdefault(text, []).append(molecule.name or molecule.formula)
         if self._in_full:
@@ -278,12 +308,17 @@ class _Printer:
             for table in full_tables(molecule, observables, model=self._model, mode=self._mode):
                 console.print(table)
             return
-        if self._next == 0:
-            header = self._model.header
-            typer.echo(f"{self._model.name}, {self._mode}, {header.method}/{header.basis.name}")
-            titles = _line_titles(self._width, forces=observables.gradient is not None, spins=self._spins)
-            typer.echo(titles)
+        self._print_title()
         typer.echo(_line(self._width, molecule, observables, spins=self._spins))
+
+    def _print_title(self) -> None:
+        """The head of the table of many frames, once."""
+        if self._in_full or self._titled:
+            return
+        header = self._model.header
+        typer.echo(f"{self._model.name}, {self._mode}, {header.method}/{header.basis.name}")
+        typer.echo(_line_titles(self._width, forces=self._forces, spins=self._spins))
+        self._titled = True
 
 
 def _line_titles(width: int, *, forces: bool, spins: bool) -> str:

@@ -266,7 +266,8 @@ class Problem:
         self.report = report
         self.fock, self.overlap = fock.double(), overlap.double()
         with torch.no_grad():
-            raw = solve_batch(self.fock.detach(), self.overlap.detach(), self.ao_mask, report, group=group)
+            matrices = self.fock.detach(), self.overlap.detach(), self.ao_mask
+            raw = solve_batch(*matrices, report, group=group, dependence=linear_dependence)
         self.energy, self.coeff = raw.energy, raw.coeff
         self.n_dropped = torch.zeros(len(fock), dtype=torch.int64, device=fock.device)
         drop_dependencies(self, raw.norm, raw.singular, linear_dependence)

@@ -1,8 +1,15 @@
 """Energies and coefficients of F C = S C eps for batches; no derivatives here.
 
-On the CPU molecules of one size are solved together, in parts that fit the cache: small ones by batched Cholesky and
-eigh, large ones one after the other by LAPACK's sygvd. On a GPU the whole batch is solved at once, padded. Every
-solution is verified, and where it fails solved again by LAPACK's sygv, with a warning.
+On the CPU molecules of one size are solved together, in parts that fit the cache: small ones by BLAS to the standard
+problem and back and torch's batched eigh between, large ones one after the other by LAPACK. On a GPU the whole
+batch is solved at once, padded. Every solution is verified, and where it fails solved again by LAPACK's sygv, with a
+warning.
+
+The verification (Freivalds 1977) takes a few products with vectors instead of matrices. With x of random signs and
+sizes between 0.5 and 1.5, (FC - SC eps) x and (C^T S C - 1) x are never small if one orbital is wrong. If several are,
+so that an element is wrong by a of the norms, the error hides from one vector with a probability of at most
+tolerance / a. One vector that leaves less than `SURE` settles it (1e-9 for a = 1e-4, which is less than a failed solver
+leaves); else two vectors must leave less than `RESIDUAL_TOLERANCE` (1e-12).
 """
 
 from __future__ import annotations
@@ -16,14 +23,21 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mlsemi.eigen.checks import Report, both, clean
+from mlsemi.eigen.checks import EXACT, Report, both, clean
 
 RESIDUAL_TOLERANCE = 1e-10
 """Largest |(FC - SC eps) x| / (|Fx| |C|) and |(C^T S C - 1) x| / |C|^2 of a solution that is believed, x being random:
-rounding leaves 1e-15, a failed solver 1e-4 or more, and that passes by chance with a probability of about 1e-6."""
+rounding leaves 1e-15, a failed solver 1e-4 or more."""
 
-LARGE = 96
-"""From this size on LAPACK's sygvd, one member after the other, is faster on the CPU than the batched operations."""
+SURE = 1e-13
+"""What is left by a single x at which a solution is believed at once."""
+
+LARGE = 112
+"""From this size on solving and checking one member after the other is faster on the CPU than batched operations."""
+
+BLOCKED = 160
+"""From this size on sygst, which brings F to the standard problem with half the work but small blocks, is faster than
+two triangular solutions."""
 
 CACHED = 1 << 20
 """Elements of the matrices that are solved together on the CPU: they fit the last cache, and one call to torch serves
@@ -46,7 +60,9 @@ def above(bound: Tensor) -> Tensor:
     return 3 * bound + 1
 
 
-def solve_batch(fock: Tensor, overlap: Tensor, ao_mask: Tensor | None, report: Report, *, group: bool | None) -> Raw:
+def solve_batch(
+    fock: Tensor, overlap: Tensor, ao_mask: Tensor | None, report: Report, *, group: bool | None, dependence: float
+) -> Raw:
     """Solves a batch.
 
     Args:
@@ -55,28 +71,31 @@ def solve_batch(fock: Tensor, overlap: Tensor, ao_mask: Tensor | None, report: R
         ao_mask: shape (batch, ao), None where all exist.
         report: takes what is wrong.
         group: molecules of one size together (the CPU's way), or all at once with padding.
+        dependence: members that fail are among the singular ones if their S has an eigenvalue below this.
     """
     cpu, size = fock.device.type == "cpu", fock.shape[-1]
     probe = _probe(size).to(fock)
     everyone = list(range(len(fock)))
     small = cpu and ao_mask is None and size < LARGE and fock.numel() <= CACHED
     if small or not (cpu if group is None else group):
-        return _solve_members(fock, overlap, ao_mask, everyone, report, probe)
+        return _solve_members(fock, overlap, ao_mask, everyone, report, probe, dependence)
     energy = fock.new_zeros(fock.shape[:2])
-    coeff = torch.zeros_like(fock).mT  # the layout in which LAPACK gives them
+    make = torch.empty if ao_mask is None else torch.zeros
+    coeff = make(fock.shape, dtype=fock.dtype, device=fock.device).mT  # the layout in which LAPACK gives them
     norm = torch.zeros_like(energy[:, 0])
     singular: list[int] = []
     sizes = [size] * len(fock) if ao_mask is None else ao_mask.sum(1).tolist()
     for n in sorted(set(sizes)):
         members = [k for k in everyone if sizes[k] == n]
-        step = max(1, CACHED // n**2) if cpu else len(members)
+        step = max(1, CACHED // n**2) if cpu and n < LARGE else len(members)
         for part in (members[i : i + step] for i in range(0, len(members), step)):
             at = _range_or_index(part, fock.device)
             out = (energy[at], coeff[at]) if n == size and isinstance(at, slice) else None
-            found = _solve_members(fock[at, :n, :n], overlap[at, :n, :n], None, part, report, probe[:, :n], out)
+            matrices = fock[at, :n, :n], overlap[at, :n, :n], None
+            found = _solve_members(*matrices, part, report, probe[:, :n], dependence, out)
             norm[at] = found.norm
             singular += found.singular
-            if out is None or found.energy is not out[0]:
+            if out is None or found.coeff is not out[1]:
                 energy[at, :n] = found.energy
                 energy[at, n:] = above(found.energy.abs().amax(1)).unsqueeze(1)
                 coeff[at, :n, :n] = found.coeff
@@ -85,8 +104,8 @@ def solve_batch(fock: Tensor, overlap: Tensor, ao_mask: Tensor | None, report: R
 
 @cache
 def _probe(n: int) -> Tensor:
-    """A random vector without small elements, shape (1, ao): no single wrong orbital can hide from it."""
-    x = torch.rand(2, 1, n, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    """Random vectors without small elements, shape (2, ao): no single wrong orbital can hide from them."""
+    x = torch.rand(2, 2, n, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     return torch.where(x[0] < 0.5, -1.0, 1.0) * (0.5 + x[1])
 
 
@@ -104,15 +123,49 @@ def _solve_members(
     members: Sequence[int],
     report: Report,
     probe: Tensor,
+    dependence: float,
     out: tuple[Tensor, Tensor] | None = None,
 ) -> Raw:
     """As `solve_batch`, for some members of a batch, `members` being their numbers in it; LAPACK writes to `out`."""
-    f, s, scale = clean(fock, overlap, ao_mask, members, report, probe)
-    lapack = f.device.type == "cpu" and ao_mask is None and f.shape[-1] >= LARGE
-    energy, coeff, info = _lapack(f, s, out) if lapack else _batched(f, s, ao_mask)
+    if ao_mask is not None or fock.device.type != "cpu" or fock.shape[-1] < LARGE:
+        return _solve_together(fock, overlap, ao_mask, members, report, probe, dependence, out)
+    found, error = _one_by_one(fock, overlap, probe[0], out)
+    if bool((error <= SURE).all()):
+        return found
+    left = torch.nonzero(~(error <= SURE)).flatten()
+    numbers = [members[k] for k in left.tolist()]
+    rest = _solve_together(fock[left], overlap[left], None, numbers, report, probe, dependence)
+    failed = [k for k in left.tolist() if float(error[k]) > RESIDUAL_TOLERANCE]
+    failed = [k for k in failed if not _is_dependent(overlap[k], dependence)]
+    if failed:
+        _tell([report.name(members[k]) for k in failed], float(error[failed].max()))
+    for whole, part in zip(found[:3], rest[:3], strict=True):
+        whole[left] = part
+    return found._replace(singular=rest.singular)
+
+
+def _solve_together(
+    fock: Tensor,
+    overlap: Tensor,
+    ao_mask: Tensor | None,
+    members: Sequence[int],
+    report: Report,
+    probe: Tensor,
+    dependence: float,
+    out: tuple[Tensor, Tensor] | None = None,
+) -> Raw:
+    """As `_solve_members`, whatever the members are like."""
+    f, s, scale = clean(fock, overlap, ao_mask, members, report, probe[:1])
+    on_cpu = f.device.type == "cpu" and ao_mask is None
+    energy, coeff, info = _reduced(f, s, out) if on_cpu else _batched(f, s, ao_mask)
+    error, norm = _relative_error(f, s, energy, coeff, ao_mask, scale, probe[:1])
+    if bool((error <= SURE).all()):
+        return Raw(energy, coeff, norm, [])
     error, norm = _relative_error(f, s, energy, coeff, ao_mask, scale, probe)
     if bool((error <= RESIDUAL_TOLERANCE).all()):
         return Raw(energy, coeff, norm, [])
+    for k in torch.nonzero(~(error <= RESIDUAL_TOLERANCE) & ~info).flatten().tolist():
+        info[k] = _is_dependent(s[k], dependence)
     again = torch.nonzero(~(error <= RESIDUAL_TOLERANCE) & ~info).flatten().tolist()
     if again:
         _solve_again(f, s, energy, coeff, error, ao_mask, scale, probe, again, members, report)
@@ -141,36 +194,127 @@ def _batched(f: Tensor, s: Tensor, ao_mask: Tensor | None) -> tuple[Tensor, Tens
     return energy, coeff if ao_mask is None else torch.where(both(ao_mask), coeff, 0.0), singular
 
 
-def _lapack(f: Tensor, s: Tensor, out: tuple[Tensor, Tensor] | None) -> tuple[Tensor, Tensor, Tensor]:
-    """One member after the other; NaN where the iteration fails, and True where there is no Cholesky factor."""
+def _reduced(f: Tensor, s: Tensor, out: tuple[Tensor, Tensor] | None) -> tuple[Tensor, Tensor, Tensor]:
+    """As `_batched`, with BLAS for one member after the other, which works in place and copies nothing."""
+    from scipy.linalg.blas import dtrsm
+    from scipy.linalg.lapack import dpotrf
+
+    standard = f.clone(memory_format=torch.contiguous_format)
+    factors, singular = [], []
+    for matrix, metric in zip(standard.numpy(), s.numpy(), strict=True):
+        # symmetric, so that the transposed view is the same matrix in Fortran's order
+        factor, info = dpotrf(metric.T, 1, 0)
+        factors.append(factor)
+        singular.append(info != 0)
+        if info == 0:
+            dtrsm(1.0, factor, matrix.T, lower=1, overwrite_b=1)
+            dtrsm(1.0, factor, matrix.T, side=1, lower=1, trans_a=1, overwrite_b=1)
+    try:
+        energy, coeff = torch.linalg.eigh(standard, out=out)
+    except torch.linalg.LinAlgError:  # one member spoils the whole call; the check finds all unsolved
+        energy, coeff = torch.full_like(f[..., 0], torch.nan), torch.full_like(standard, torch.nan)
+    if not coeff.mT.is_contiguous():
+        coeff = coeff.mT.contiguous().mT
+    for vectors, factor, bad in zip(coeff.numpy(), factors, singular, strict=True):
+        if not bad:
+            dtrsm(1.0, factor, vectors, lower=1, trans_a=1, overwrite_b=1)
+    return energy, coeff, torch.tensor(singular)
+
+
+def _one_by_one(fock: Tensor, overlap: Tensor, probe: Tensor, out: tuple[Tensor, Tensor] | None) -> tuple[Raw, Tensor]:
+    """One member after the other by LAPACK, checked while it is in the cache.
+
+    Returns:
+        Solutions, and the relative error that one vector leaves: NaN where F or S is not symmetric or S not positive
+        definite, inf where LAPACK says that it failed.
+    """
     from scipy.linalg.lapack import dsygvd
 
-    energy, coeff = (torch.empty_like(f[..., 0]), torch.empty_like(f).mT) if out is None else out
-    energies, transposed = energy.numpy(), coeff.mT.numpy()
-    singular = torch.zeros(len(f), dtype=torch.bool)
-    for k, (one, metric) in enumerate(zip(f.numpy(), s.numpy(), strict=True)):
+    energy = fock.new_empty(fock.shape[:2]) if out is None else out[0]
+    coeff = fock.new_empty(fock.shape).mT if out is None else out[1]
+    x, energies, vectors = probe.numpy(), energy.numpy(), coeff.numpy()
+    norm, error = np.ones(len(fock)), np.full(len(fock), np.nan)
+    work = np.empty(fock.shape[-2:], order="F")
+    for k, (f, s, c) in enumerate(zip(fock.numpy(), overlap.numpy(), vectors, strict=True)):
+        scale = f @ x
+        if not (_is_equal(x @ f, scale) and _is_equal(x @ s, s @ x)):
+            continue
         # symmetric, so that the transposed view is the same matrix in Fortran's order
-        e, c, info = dsygvd(one.T, metric.T)
-        energies[k], transposed[k] = (e, c.T) if info == 0 else (np.nan, np.nan)
-        if info > len(one):
-            singular[k] = True
-    return energy, coeff, singular
+        c[:], work[:] = f.T, s.T
+        if len(c) < BLOCKED:
+            e, solved, info = _by_parts(c, work)
+        else:
+            e, solved, info = dsygvd(c, work, overwrite_a=1, overwrite_b=1)
+        if info:
+            error[k] = np.nan if info > len(c) else np.inf
+            continue
+        if not np.may_share_memory(c, solved):
+            c[:] = solved
+        right = c @ x
+        through = s @ right
+        residual = f @ right
+        residual -= s @ (c @ (e * x))
+        metric = through @ c
+        metric -= x
+        flat = c.T.ravel()
+        square = max(float(flat @ flat), 1e-300)
+        size = max(float(scale @ scale), 1e-6) * square
+        # the norm of a vector is larger than its largest element
+        worst = max(float(residual @ residual) / size, float(metric @ metric) / square**2) ** 0.5
+        error[k] = worst if worst < np.inf else np.inf
+        energies[k], norm[k] = e, square**0.5
+    return Raw(energy, coeff, torch.from_numpy(norm), []), torch.from_numpy(error)
+
+
+def _by_parts(matrix: np.ndarray, metric: np.ndarray) -> tuple[np.ndarray, np.ndarray, int]:
+    """As sygvd, with triangular solutions of the whole matrix instead of sygst's small blocks."""
+    from scipy.linalg.blas import dtrsm
+    from scipy.linalg.lapack import dpotrf, dsyevd
+
+    factor, info = dpotrf(metric, 1, 0, overwrite_a=1)
+    if info:
+        return metric, matrix, len(matrix) + info
+    dtrsm(1.0, factor, matrix, lower=1, overwrite_b=1)
+    dtrsm(1.0, factor, matrix, side=1, lower=1, trans_a=1, overwrite_b=1)
+    energy, vectors, info = dsyevd(matrix, lower=1, overwrite_a=1)
+    return energy, dtrsm(1.0, factor, vectors, lower=1, trans_a=1, overwrite_b=1), info
+
+
+def _is_dependent(overlap: Tensor, dependence: float) -> bool:
+    """Whether S has an eigenvalue that small: it is by rounding alone that it has a Cholesky factor."""
+    return bool(torch.linalg.eigvalsh(overlap)[0] < dependence)
+
+
+def _is_equal(one: np.ndarray, other: np.ndarray) -> bool:
+    """Whether two vectors agree but for the last digits, and are finite."""
+    apart = one - other
+    return bool(apart @ apart <= EXACT**2 * (other @ other))
 
 
 def _relative_error(
     f: Tensor, s: Tensor, energy: Tensor, coeff: Tensor, ao_mask: Tensor | None, scale: Tensor, probe: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Larger of the scaled |(FC - SC eps) x| and |(C^T S C - 1) x| for a random x, and |C|, shape (batch,).
+    """Larger of the scaled |(FC - SC eps) x| and |(C^T S C - 1) x| for random x, and |C|, shape (batch,).
 
     The vectors x are rows, which makes thin products fast; F and S are symmetric.
     """
     x = probe.expand(len(f), -1, -1) if ao_mask is None else probe * ao_mask.unsqueeze(-2)
     right = torch.cat([x, x * energy.unsqueeze(-2)], -2) @ coeff.mT
     through = right @ s
-    residual = (right[:, :1] @ f - through[:, 1:]).abs().amax((-2, -1))
-    metric = (through[:, :1] @ coeff - x).abs().amax((-2, -1))
+    n = len(probe)
+    residual = (right[:, :n] @ f - through[:, n:]).abs().amax((-2, -1))
+    metric = (through[:, :n] @ coeff - x).abs().amax((-2, -1))
     size = torch.linalg.vector_norm(coeff, dim=(-2, -1))
     return torch.maximum(residual / (scale.clamp_min(1e-3) * size), metric / size**2), size
+
+
+def _tell(names: list[str], error: float) -> None:
+    warnings.warn(
+        f"the eigensolver failed for {', '.join(names)} (relative error {error:.1e}); solved again by LAPACK on the "
+        "CPU",
+        RuntimeWarning,
+        stacklevel=3,
+    )
 
 
 def _solve_again(
@@ -189,12 +333,7 @@ def _solve_again(
     """Solves the members whose error is too large by LAPACK's QR iteration on the CPU, in place."""
     import scipy.linalg
 
-    warnings.warn(
-        f"the eigensolver failed for {', '.join(report.name(members[k]) for k in again)} (relative error "
-        f"{float(error[again].max()):.1e}); solved again by LAPACK on the CPU",
-        RuntimeWarning,
-        stacklevel=2,
-    )
+    _tell([report.name(members[k]) for k in again], float(error[again].max()))
     for k in again:
         n = f.shape[-1] if ao_mask is None else int(ao_mask[k].sum())
         name = report.name(members[k])

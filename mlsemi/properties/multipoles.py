@@ -38,7 +38,7 @@ def second_moment(density: Tensor, second_moment_integrals: Tensor, batch: Batch
     Args:
         density: density of all electrons, shape (molecule, ao, ao).
         second_moment_integrals: <mu| r_a r_b |nu> about the origin [bohr^2], shape (molecule, 3, 3, ao, ao), from
-            `mlsemi.integrals.second_moments`.
+            `mlsemi.integrals.moments.second_moments`.
         batch: the molecules.
 
     Returns:

@@ -1,7 +1,7 @@
 """The SCF of the reference method from a predicted density: the exact answer, and what it cost.
 
-Kohn-Sham methods converge on a coarse grid with corrections from the reference grid (`mlsemi.reference.two_grid`), the
-first of them computed with the predicted density: three Fock matrices on the reference grid, whatever the molecule.
+Kohn-Sham methods converge on a coarse grid with corrections from finer ones (`mlsemi.reference.two_grid`), the first of
+them computed with the predicted density: two Fock matrices on the reference grid, for nearly all molecules.
 Hartree-Fock, and what fails there, takes PySCF's own SCF, then its second-order one.
 
 A start decides which solution an SCF finds. What is returned is therefore looked at:

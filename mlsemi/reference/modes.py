@@ -13,6 +13,7 @@ import torch
 
 from mlsemi.calibration import stored_interval
 from mlsemi.checkpoint import Header
+from mlsemi.domain import SMALLEST_GAP
 from mlsemi.engine import Engine
 from mlsemi.molecule import Molecule
 from mlsemi.observables import Observables
@@ -67,8 +68,9 @@ def in_mode(
 
     Returns:
         Energy, gradient (if asked for), error estimate, residual, seconds and notes of the mode, warnings added to
-        those of the prediction. Orbitals, density and what follows from it are those of the prediction, or, in the scf
-        mode, those of the self-consistent solution.
+        those of the prediction. Orbitals, density and what follows from it are those of the prediction. In the scf mode
+        all, the warnings too, is of the self-consistent solution: what is doubtful about the prediction does not
+        concern it.
 
     Raises:
         ValueError: if there is no such energy: non-local correlation, no correction, no error estimate to correct with.
@@ -156,9 +158,10 @@ def _self_consistent(
         charges["spins_mulliken"] = mulliken_populations(unpaired, overlap, batch).numpy()
         charges["spins_loewdin"] = loewdin_populations(unpaired, overlap, batch).numpy()
     seconds = fast.seconds + exact.seconds
-    return replace(
-        exact, **charges, seconds=seconds, warnings=fast.warnings + exact.warnings, notes=(_account(found, seconds),)
-    )
+    warnings = exact.warnings
+    if exact.gap is not None and exact.gap < SMALLEST_GAP:
+        warnings += (f"the HOMO-LUMO gap is only {exact.gap:.3f} Eh: a state of another spin may be lower",)
+    return replace(exact, **charges, seconds=seconds, warnings=warnings, notes=(_account(found, seconds),))
 
 
 def _account(found: Converged, seconds: float) -> str:

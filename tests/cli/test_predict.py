@@ -193,6 +193,48 @@ def test_other_errors(run, water, tmp_path, nothing_computed):
     assert "--json: folder is a folder" in _failed(run(water, "--json", "folder"))
 
 
+@pytest.fixture
+def no_hydrogen(monkeypatch):
+    """H2 cannot be predicted, and nobody knows it beforehand."""
+    inside = Model._predict_batch
+
+    def failing(self, molecules, *options):
+        if any(m.formula == "H2" for m in molecules):
+            raise ValueError("singular")
+        return inside(self, molecules, *options)
+
+    monkeypatch.setattr(Model, "_predict_batch", failing)
+
+
+def test_frames_that_fail_are_reported_and_the_others_go_on(run, mixed, no_hydrogen):
+    result = run(mixed, "--json", "out.json", "--matrices", "m", "--forces")
+    assert result.exit_code == 1
+    lines = result.stdout.splitlines()
+    assert [("failed: mixed.xyz#" in line) for line in lines[2:]] == [False, True, False, True, False, False]
+    assert "failed: mixed.xyz#1: singular" in lines[3] and lines[3].split()[:2] == ["mixed.xyz#1", "H2"]
+    assert "error: 2 of 6 frames failed, the first: mixed.xyz#1: singular" in result.stderr
+    records = json.loads(Path("out.json").read_text())
+    assert [r["success"] for r in records] == [True, False, True, False, True, True]
+    for record in records:
+        kind = qcelemental.models.AtomicResult if record["success"] else qcelemental.models.FailedOperation
+        found = kind(**record)
+        if not record["success"]:
+            assert "singular" in found.error.error_message
+            asked = qcelemental.models.AtomicInput(**found.input_data)
+            assert asked.driver == "gradient" and asked.molecule.get_molecular_formula() == "H2"
+    assert sorted(p.name for p in mixed.parent.glob("*.npz")) == [f"m-{k:04d}.npz" for k in (0, 2, 4, 5)]
+
+
+def test_few_frames_that_fail(run, water, tmp_path, no_hydrogen):
+    (tmp_path / "h2.xyz").write_text(HYDROGEN.to_xyz())
+    result = run("h2.xyz", water)
+    assert result.exit_code == 1
+    assert "failed: h2.xyz#0: singular" in result.stdout and "dipole moment" in result.stdout
+    assert "error: h2.xyz#0: singular" in _failed(run("h2.xyz"))
+    assert run("h2.xyz", "--json", "out.json").exit_code == 1
+    assert json.loads(Path("out.json").read_text())["success"] is False
+
+
 def test_an_interruption(run, water, monkeypatch):
     def interrupted(*_):
         raise KeyboardInterrupt

@@ -127,3 +127,20 @@ def test_lifting_turns_with_the_basis_and_has_derivatives(near_dependent):
     # the filter changes over 1e-3, so that differences need small steps and are good to 1e-4 at best
     assert gradcheck(lifted, _leaves(fock, overlap), eps=1e-8, atol=1e-4)
     assert gradgradcheck(lifted, _leaves(fock, overlap), eps=1e-8, fast_mode=True, atol=1e-2, rtol=1e-3)
+
+
+@pytest.mark.parametrize("size", [2, 164])
+@pytest.mark.parametrize("smallest", [1e-9, 1e-8, 8e-8])
+def test_an_overlap_with_a_cholesky_factor_by_rounding_alone_is_treated_as_well(random_problem, size, smallest):
+    """Its solution fails the check; what is wrong is S and not the solver, and nobody says otherwise."""
+    fock, overlap = random_problem(size, 1)
+    overlap = torch.eye(size, dtype=torch.float64) if size == 2 else overlap
+    overlap[0], overlap[:, 0] = overlap[1], overlap[:, 1]
+    overlap[0, 0] = overlap[0, 1] = overlap[1, 0] = overlap[1, 1]
+    overlap[0, 0] += 2 * smallest
+    with pytest.warns(RuntimeWarning, match="S is nearly singular") as caught:
+        orbitals = eigen.solve(fock[None], overlap[None])
+    assert len(caught) == 1
+    assert orbitals.n_dropped.tolist() == [1]
+    c = orbitals.mo_coeff[0, :, : size - 1]
+    np.testing.assert_allclose(c.T @ overlap @ c, np.eye(size - 1), atol=1e-9)

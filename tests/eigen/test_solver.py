@@ -43,9 +43,9 @@ def test_batch_equals_singles_and_scipy(pairs, batch, occupation, group):
 
 
 def test_large_members_go_through_lapack_and_agree(random_problem, padded, occupation):
-    pairs = [random_problem(n, n) for n in (100, 20, 110)]
+    pairs = [random_problem(n, n) for n in (164, 20, 120)]
     fock, overlap, mask = padded(pairs)
-    filled = occupation([30, 5, 30], 110)
+    filled = occupation([30, 5, 30], 164)
     one, two = (eigen.solve_density(fock, overlap, filled, mask, group=group)[1] for group in (True, False))
     # spectra of order 30: rounding times a few hundred operations
     np.testing.assert_allclose(one, two, atol=1e-11)
@@ -174,6 +174,82 @@ def test_failed_solver_is_found_and_repaired(monkeypatch, batch, occupation, fai
     filled = occupation(OCCUPIED, 12).unsqueeze(1)
     d = [(c * filled) @ c.mT for c in (repaired.mo_coeff, expected.mo_coeff)]
     np.testing.assert_allclose(d[0], d[1], atol=1e-12)
+
+
+def _corrupted(energy, coeff, kind, size):
+    """One solution with an error of relative size `size`, in place."""
+    if kind == "one vector":
+        coeff[:, 3] += size * coeff[:, 7]
+    elif kind == "scaled":
+        coeff[:, 3] *= 1 + size
+    elif kind == "energy":
+        energy[3] += size * np.abs(energy).max()
+    elif kind == "turned":  # the residual matrix has rank two
+        coeff[:, 3], coeff[:, 7] = coeff[:, 3] + size * coeff[:, 7], coeff[:, 7] - size * coeff[:, 3]
+    elif kind == "along one direction":  # it has rank one: the worst case for a vector to find
+        coeff += size * np.outer(coeff[:, 3], np.sin(np.arange(len(energy)) + 1))
+    elif kind == "not a number":
+        coeff[0, 0] = np.nan
+
+
+KINDS = ["one vector", "scaled", "energy", "turned", "along one direction", "not a number"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("n", [12, 120, 164])
+def test_every_corrupted_solution_is_found_and_repaired(monkeypatch, random_problem, kind, n):
+    pairs = [random_problem(n, seed) for seed in range(3)]
+    fock, overlap = (torch.stack([pair[i] for pair in pairs]) for i in (0, 1))
+    expected = eigen.solve(fock, overlap)
+    eigh, sygvd, syevd = torch.linalg.eigh, scipy.linalg.lapack.dsygvd, scipy.linalg.lapack.dsyevd
+    calls = []
+
+    def batched(matrix, out=None):
+        energy, vectors = eigh(matrix, out=out)
+        if len(matrix) == 3:
+            # 1e-6 of the norm: a hundred times below what a solver that fails leaves
+            _corrupted(energy[1].numpy(), vectors[1].numpy(), kind, 1e-6)
+        return energy, vectors
+
+    def single(*matrices, **options):
+        energy, vectors, info = (sygvd if len(matrices) == 2 else syevd)(*matrices, **options)
+        calls.append(len(energy))
+        if len(calls) == 2:
+            _corrupted(energy, vectors, kind, 1e-6)
+        return energy, vectors, info
+
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.linalg, "eigh", batched)
+        patch.setattr(scipy.linalg.lapack, "dsygvd", single)
+        patch.setattr(scipy.linalg.lapack, "dsyevd", single)
+        with pytest.warns(RuntimeWarning, match=r"failed for molecule 1 of the batch \(relative"):
+            found = eigen.solve(fock, overlap)
+    # rounding of two LAPACK drivers on spectra of order 30
+    np.testing.assert_allclose(found.mo_energy, expected.mo_energy, atol=1e-11)
+    for c, d, s in zip(found.mo_coeff, expected.mo_coeff, overlap, strict=True):
+        np.testing.assert_allclose((c.T @ s @ d).abs(), np.eye(n), atol=1e-9)
+
+
+@pytest.mark.parametrize("n", [120, 164])
+def test_large_members_that_are_wrong_spoil_no_other(random_problem, occupation, n):
+    pairs = [random_problem(n, seed) for seed in range(4)]
+    fock, overlap = (torch.stack([pair[i] for pair in pairs]) for i in (0, 1))
+    filled = occupation([20] * 4, n)
+    expected = eigen.density(fock, overlap, filled)
+    rounded = fock.clone()
+    rounded[0, 3, 5] += 1e-7  # as float32 rounds: averaged
+    rounded[1, 0, 0] = torch.nan
+    broken = overlap.clone()
+    broken[2, 0] = broken[2, :, 0] = 0.0
+    broken[2, 0, 0] = -0.25
+    orbitals, density = eigen.solve_density(rounded, broken, filled, errors="mark")
+    assert list(orbitals.problems) == [1, 2]
+    assert density[1:3].isnan().all()
+    # 1e-6: the change of F by rounding over the smallest gap
+    np.testing.assert_allclose(density[0], expected[0], atol=1e-6)
+    np.testing.assert_allclose(density[3], expected[3], atol=1e-11)
+    symmetric = (rounded[:1] + rounded[:1].mT) / 2
+    np.testing.assert_allclose(density[:1], eigen.density(symmetric, overlap[:1], filled[:1]), atol=1e-11)
 
 
 def test_lapack_that_fails_too_is_an_error(monkeypatch, batch):

@@ -49,7 +49,7 @@ def test_ends_where_pyscf_does(molecule, method):
     # of first order in the residuals, over the lowest curvature
     np.testing.assert_allclose(found.observables.density, obs.density, atol=1e-5)
     if method != "hf":
-        assert found.scheme == "two-grid" and found.cycles == 3 and found.coarse_cycles > 3
+        assert found.scheme == "two-grid" and found.cycles <= 3 < found.coarse_cycles
         assert found.cycles <= 0.5 * found.default_start.cycles
 
 
