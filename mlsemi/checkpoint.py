@@ -67,6 +67,10 @@ class Header:
     energy_method: str = ""
     orbital_shift: float = 0.0
 
+    def level(self, mode: str = "fast") -> str:
+        """Method and basis of the energies of a mode, in one line."""
+        return self.energy_method if mode == "fast" and self.energy_method else f"{self.method}/{self.basis.name}"
+
     def to_json(self) -> dict[str, Any]:
         """As plain data."""
         data = {k: v for k, v in vars(self).items() if k not in ("basis", "network", "members")}

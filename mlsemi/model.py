@@ -17,25 +17,16 @@ from typing import Literal, overload
 import numpy as np
 import torch
 
-from mlsemi import checkpoint
-from mlsemi.batch import Batch
-from mlsemi.calibration import spread, stored_interval
+from mlsemi import checkpoint, results
+from mlsemi.calibration import stored_interval
 from mlsemi.checkpoint import Header
 from mlsemi.domain import doubts, implausible, refuse_uncovered
 from mlsemi.eigen import LINEAR_DEPENDENCE
-from mlsemi.energy import electronic_energy
-from mlsemi.engine import Engine, Prediction
+from mlsemi.engine import Engine
 from mlsemi.memory import CACHE_FRIENDLY, SHARE, available_bytes, estimate_bytes, split
 from mlsemi.molecule import Molecule
 from mlsemi.observables import Observables
-from mlsemi.properties.multipoles import dipole
-from mlsemi.properties.populations import (
-    loewdin_charges,
-    loewdin_populations,
-    mulliken_charges,
-    mulliken_populations,
-)
-from mlsemi.properties.spin import spin_square
+from mlsemi.results import SMALLEST_GAP
 
 DEFAULT_MODEL = "organic-b3lyp-def2svp"
 
@@ -47,9 +38,6 @@ domain only. scf: PySCF from the predicted density to convergence."""
 
 CONV_TOL = 1e-9
 """Default convergence of the energy in the scf mode [Eh]: PySCF's."""
-
-CLOSED_GAP = 1e-5
-"""Distance of the frontier orbitals of one spin [Eh] that a network in float32 does not resolve: no forces below it."""
 
 NO_FORCES = "there are no forces, because there is no gap between occupied and empty orbitals"
 
@@ -275,7 +263,7 @@ class Model:
         batch = self.engine.batch([molecule])
         batch = batch.with_positions(batch.positions.clone().requires_grad_())
         prediction = self.engine(batch)
-        if not bool(prediction.state.gap.amin() > CLOSED_GAP):
+        if not bool(prediction.state.gap.amin() > SMALLEST_GAP):
             raise ValueError(f"{molecule.name or molecule.formula}: {NO_FORCES}")
         (gradient,) = torch.autograd.grad(prediction.energy.sum(), batch.positions, create_graph=True)
         (product,) = torch.autograd.grad((gradient * direction).sum(), batch.positions)
@@ -401,14 +389,14 @@ class Model:
             if forces:
                 batch = batch.with_positions(batch.positions.clone().requires_grad_())
             prediction = self.engine(batch, dipole=True, with_members=with_members)
-            gradient = _gradient(batch, prediction) if forces else None
-        arrays = _arrays(batch, prediction)
+            gradient = results.gradient(batch, prediction) if forces else None
+        arrays = results.arrays(batch, prediction)
         infinite = [m for m, e in zip(molecules, arrays["energy"], strict=True) if not np.isfinite(e)]
         if infinite:
             raise RuntimeError(f"the predicted energy of {infinite[0].name or infinite[0].formula} is not finite")
         if gradient is not None:
             arrays["gradient"] = gradient.cpu().numpy()
-        values = _split_arrays(molecules, arrays, batch.n_ao.tolist())
+        values = results.split_arrays(molecules, arrays, batch.n_ao.tolist())
         seconds = (time.perf_counter() - start) / len(molecules)
         return [(v, seconds) for v in values]
 
@@ -451,7 +439,7 @@ class Model:
         if mode == "corrected":
             self._refuse_doubtful(molecule, fast.warnings)
         warnings = self._reference_warnings(mode)
-        if forces and mode != "scf" and fast.spin_gap is not None and fast.spin_gap < CLOSED_GAP:
+        if forces and mode != "scf" and fast.spin_gap is not None and fast.spin_gap < SMALLEST_GAP:
             forces = False
             warnings += (NO_FORCES,)
         options = ModeOptions(forces=forces, conv_tol=conv_tol, compare=compare)
@@ -502,84 +490,3 @@ def _device(name: str) -> torch.device:
             f"device={name!r}: this machine has {torch.cuda.device_count()} usable CUDA devices; use 'cpu'"
         )
     return device
-
-
-def _gradient(batch: Batch, prediction: Prediction) -> torch.Tensor:
-    """Derivative of the energies [Eh/bohr], shape (atom, 3); nan for molecules whose density has none."""
-    defined = prediction.state.gap.amin(1) > CLOSED_GAP
-    if not defined.any():
-        return torch.full_like(batch.positions, torch.nan)
-    gradient = torch.autograd.grad(prediction.energy[defined].sum(), batch.positions)[0]
-    return gradient.masked_fill(~defined[batch.molecule].unsqueeze(-1), torch.nan)
-
-
-def _arrays(batch: Batch, prediction: Prediction) -> dict[str, np.ndarray]:
-    """Results of a batch, padded."""
-    state, exact = prediction.state, prediction.integrals
-    with torch.no_grad():
-        density, overlap = state.total_density.detach(), state.overlap.detach()
-        assert exact.dipole is not None
-        tensors = {
-            "energy": prediction.energy,
-            "electronic": electronic_energy(
-                exact.baseline.fock.detach(), state.fock.detach(), exact.baseline.density, state.density.detach()
-            ),
-            "fock": state.fock,
-            "overlap": overlap,
-            "density": state.density,
-            "mo_energy": state.mo_energy,
-            "mo_coeff": state.mo_coeff,
-            "mo_occ": state.mo_occ,
-            "n_dropped": state.n_dropped,
-            "dipole": dipole(density, exact.dipole.detach(), batch),
-            "charges_mulliken": mulliken_charges(density, overlap, batch),
-            "charges_loewdin": loewdin_charges(density, overlap, batch),
-        }
-        if prediction.member_energy is not None:
-            arrays = (x.detach().cpu().numpy() for x in (prediction.energy, prediction.member_energy))
-            tensors["spread"] = torch.from_numpy(spread(*arrays))
-        if state.n_spins == 2:
-            unpaired = state.spin_density.detach()
-            tensors["spin_square"] = spin_square(state.density.detach(), overlap, batch)
-            tensors["spins_mulliken"] = mulliken_populations(unpaired, overlap, batch)
-            tensors["spins_loewdin"] = loewdin_populations(unpaired, overlap, batch)
-    return {name: tensor.detach().cpu().numpy() for name, tensor in tensors.items()}
-
-
-def _split_arrays(molecules: list[Molecule], arrays: dict[str, np.ndarray], n_ao: list[int]) -> list[dict]:
-    """The arrays of a batch by molecule: without padding, and copied to let go of the batch."""
-    out = []
-    first = 0
-    for k, (molecule, n) in enumerate(zip(molecules, n_ao, strict=True)):
-        atoms = slice(first, first := first + molecule.n_atoms)
-        values: dict = {"energy": float(arrays["energy"][k]), "dipole": arrays["dipole"][k].copy()}
-        values["electronic"] = float(arrays["electronic"][k])  # for the plausibility of the result, not a field of it
-        values["dropped"] = int(arrays["n_dropped"][k])
-        n_mo = n - values["dropped"]
-        if "spread" in arrays:
-            values["spread"] = float(arrays["spread"][k])
-        values["overlap"] = arrays["overlap"][k, :n, :n].copy()
-        for name in ("fock", "density"):
-            values[name] = arrays[name][k, :, :n, :n].copy()
-        values["mo_coeff"] = arrays["mo_coeff"][k, :, :n, :n_mo].copy()
-        for name in ("mo_energy", "mo_occ"):
-            values[name] = arrays[name][k, :, :n_mo].copy()
-        for name in ("charges_mulliken", "charges_loewdin", "gradient", "spins_mulliken", "spins_loewdin"):
-            if name in arrays:
-                values[name] = arrays[name][atoms].copy()
-        if not molecule.spin:
-            values |= _restricted(values)
-        else:
-            values["spin_square"] = float(arrays["spin_square"][k])
-        out.append(values)
-    return out
-
-
-def _restricted(values: dict) -> dict:
-    """What a closed shell has of one spin only, also if it was calculated beside an open shell, with both."""
-    unpaired = np.zeros(len(values["charges_mulliken"]))
-    one = {"spin_square": 0.0, "spins_mulliken": unpaired, "spins_loewdin": unpaired.copy()}
-    if len(values["density"]) == 2:
-        one |= {name: values[name][:1] for name in ("fock", "mo_coeff", "mo_energy")}
-        one |= {name: values[name].sum(0, keepdims=True) for name in ("density", "mo_occ")}
-    return one

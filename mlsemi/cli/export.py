@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mlsemi.cli.predict import DeviceName, ModeName, PrecisionName, _limit_threads
+from mlsemi.cli.options import DeviceName, ModeName, PrecisionName, limit_threads
 from mlsemi.cli.single import check_output, read_frames, told
 
 if TYPE_CHECKING:
@@ -119,7 +119,7 @@ def export(
     grid. qcschema: AtomicResult with its wavefunction. trexio: orbitals and
     basis (HDF5). npz: matrices in PySCF's AO order. extxyz: results by atom.
     """
-    _limit_threads(threads)
+    limit_threads(threads)
     with told(f"{output} was not written"):
         check_output(output, file)
         kind = format or _by_name(output)

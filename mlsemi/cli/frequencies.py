@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mlsemi.cli.predict import DeviceName, ModeName
+from mlsemi.cli.options import DeviceName, ModeName
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -57,13 +57,13 @@ def frequencies(
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads; default: as torch chooses.")] = None,
 ) -> None:
     """Harmonic frequencies, infrared intensities, zero-point energy and thermochemistry (RRHO, ideal gas)."""
-    from mlsemi.cli.predict import _check_outputs, _limit_threads, _read
+    from mlsemi.cli.options import check_outputs, limit_threads, read_files
 
-    _limit_threads(threads)
+    limit_threads(threads)
     try:
-        _check_outputs(json_out, None)
+        check_outputs(json_out, None)
         _check_conditions(temperature, pressure)
-        molecules = _read([file], charge, spin)
+        molecules = read_files([file], charge, spin)
         from mlsemi.model import DEFAULT_MODEL, load
         from mlsemi.vibrations import frequencies as frequencies_of
         from mlsemi.vibrations import relaxed
@@ -108,7 +108,7 @@ def _print(found: Frequencies, gas: Thermochemistry, model: Model, mode: str) ->
     console = Console(highlight=False, markup=False)
     console.print(
         f"\n{molecule.name or molecule.formula}: {molecule.formula}, charge {molecule.charge}, spin {molecule.spin}\n"
-        f"{model.name}, {mode}, {header.method}/{header.basis.name}"
+        f"{model.name}, {mode}, {header.level(mode)}"
     )
     console.print(_geometry(molecule))
     console.print(_modes(found))

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from mlsemi.cli.predict import DeviceName, ModeName, PrecisionName, _limit_threads
+from mlsemi.cli.options import DeviceName, ModeName, PrecisionName, limit_threads
 from mlsemi.cli.single import beside, check_output, meter, read_one, told
 
 
@@ -58,7 +58,7 @@ def md(
     --restart a run that was ended goes on, and so does a longer one. The files
     are then those of a run that was never ended.
     """
-    _limit_threads(threads)
+    limit_threads(threads)
     with told(f"{output} has whole frames; --restart goes on"):
         check_output(output, file)
         molecule = read_one(file, frame=frame, charge=charge, spin=spin)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mlsemi.cli.predict import DeviceName, ModeName, PrecisionName, _limit_threads
+from mlsemi.cli.options import DeviceName, ModeName, PrecisionName, limit_threads
 from mlsemi.cli.single import beside, check_output, meter, read_one, told
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def optimize(
     OUT.log has a line for every step. OUT.restart keeps the state until the
     optimization has converged: with --restart it goes on from there.
     """
-    _limit_threads(threads)
+    limit_threads(threads)
     with told("the state after the last whole step is kept; --restart goes on from there"):
         check_output(output, file)
         molecule = read_one(file, frame=frame, charge=charge, spin=spin)

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import os
-import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from mlsemi.cli.options import DeviceName, ModeName, PrecisionName, check_outputs, limit_threads, read_files
 
 if TYPE_CHECKING:
     import numpy as np
@@ -24,29 +23,6 @@ if TYPE_CHECKING:
 
 IN_FULL = 3
 """So many frames are printed in full, more with one line each."""
-
-
-class ModeName(StrEnum):
-    """Values of --mode."""
-
-    fast = "fast"
-    variational = "variational"
-    corrected = "corrected"
-    scf = "scf"
-
-
-class DeviceName(StrEnum):
-    """Values of --device."""
-
-    cpu = "cpu"
-    cuda = "cuda"
-
-
-class PrecisionName(StrEnum):
-    """Values of --precision."""
-
-    float32 = "float32"
-    float64 = "float64"
 
 
 def predict(
@@ -97,10 +73,10 @@ def predict(
 ) -> None:
     """Predict energy, orbitals, dipole moment and charges of molecules, without SCF but in the scf mode."""
     start = time.perf_counter()
-    _limit_threads(threads)
+    limit_threads(threads)
     try:
-        _check_outputs(json_out, matrices)
-        molecules = _read(files, charge, spin)
+        check_outputs(json_out, matrices)
+        molecules = read_files(files, charge, spin)
         from mlsemi.model import DEFAULT_MODEL, load
 
         loaded = load(model or DEFAULT_MODEL, device=device.value, precision=precision.value)
@@ -132,30 +108,6 @@ def predict(
         raise typer.Exit(1)
 
 
-def _read(files: list[Path], charge: int | None, spin: int | None) -> list[Molecule]:
-    """All frames; where charge and spin do not go together the options for them are named."""
-    from mlsemi.interop.ase import read_molecules
-
-    try:
-        return [m for path in files for m in read_molecules(path, charge=charge, spin=spin)]
-    except ValueError as error:
-        if "electrons" in str(error):
-            raise ValueError(f"{error}; the options are --charge and --spin (unpaired electrons, 2S)") from error
-        raise
-
-
-def _limit_threads(threads: int | None) -> None:
-    """Before numpy and torch are loaded their libraries take the number of threads from the environment."""
-    if threads is None:
-        return
-    if "torch" not in sys.modules:
-        for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
-            os.environ[name] = str(threads)
-    import torch
-
-    torch.set_num_threads(threads)
-
-
 def _check_options(mode: ModeName, *, compare: bool, conv_tol: float) -> None:
     """Refuses options of the scf mode in another one."""
     if mode is ModeName.scf:
@@ -165,29 +117,6 @@ def _check_options(mode: ModeName, *, compare: bool, conv_tol: float) -> None:
     for name, given in (("--compare", compare), ("--conv-tol", conv_tol != 1e-9)):
         if given:
             raise ValueError(f"{name} is an option of --mode scf, and the mode is {mode.value}")
-
-
-def _check_outputs(json_out: Path | None, matrices: Path | None) -> None:
-    """Tries to write beside the outputs, so that nothing is computed in vain."""
-    from mlsemi.interop.matrices import frame_path
-
-    if matrices is not None and not matrices.name:
-        raise ValueError(f"--matrices: {str(matrices)!r} is no file name; give the beginning of one, such as 'ethanol'")
-    wanted = [("--json", json_out)] * (json_out is not None)
-    wanted += [("--matrices", frame_path(matrices, 0))] if matrices is not None else []
-    for option, path in wanted:
-        assert path is not None
-        if not path.parent.is_dir():
-            raise ValueError(f"{option}: the folder {path.parent} does not exist; create it first")
-        if path.is_dir():
-            raise ValueError(f"{option}: {path} is a folder; give the name of a file")
-        probe = path.with_name(f".{path.name}.{os.getpid()}.probe")
-        try:
-            probe.write_bytes(b"")
-        except OSError as error:
-            raise ValueError(f"{option}: cannot write to {path.parent}: {error.strerror}") from error
-        finally:
-            probe.unlink(missing_ok=True)
 
 
 @dataclass
@@ -316,7 +245,7 @@ class _Printer:
         if self._in_full or self._titled:
             return
         header = self._model.header
-        typer.echo(f"{self._model.name}, {self._mode}, {header.method}/{header.basis.name}")
+        typer.echo(f"{self._model.name}, {self._mode}, {header.level(self._mode)}")
         typer.echo(_line_titles(self._width, forces=self._forces, spins=self._spins))
         self._titled = True
 
@@ -360,7 +289,7 @@ def full_tables(molecule: Molecule, o: Observables, *, model: Model, mode: str) 
     whole.columns[0].justify = "left"
     whole.add_row("model", model.name)
     whole.add_row("mode", mode)
-    whole.add_row("method/basis", f"{header.method}/{header.basis.name}")
+    whole.add_row("method/basis", header.level(mode))
     whole.add_row("energy", f"{o.energy:.6f} Eh")
     if o.energy_error_estimate is not None:
         limits = {"error estimate": o.energy_error_estimate, "95 % are below": o.energy_error_95}

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mlsemi.cli.predict import ModeName, _check_outputs, _limit_threads, _read
+from mlsemi.cli.options import ModeName, check_outputs, limit_threads, read_files
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -45,10 +45,10 @@ def properties(
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads; default: as torch chooses.")] = None,
 ) -> None:
     """Charges, spins, bond orders, dipole and quadrupole, frontier orbitals and Fukui functions of molecules."""
-    _limit_threads(threads)
+    limit_threads(threads)
     try:
-        _check_outputs(json_out, None)
-        molecules = _read(files, charge, spin)
+        check_outputs(json_out, None)
+        molecules = read_files(files, charge, spin)
         from mlsemi.interop.qcschema import write_json
         from mlsemi.model import DEFAULT_MODEL, load
 
@@ -155,7 +155,7 @@ def _whole(molecule: Molecule, o: Observables, a: Analysis, model: Model, mode: 
     table.columns[0].justify = "left"
     table.add_row("model", model.name)
     table.add_row("mode", mode)
-    table.add_row("method/basis", f"{model.header.method}/{model.header.basis.name}")
+    table.add_row("method/basis", model.header.level(mode))
     if o.energy is not None:
         table.add_row("energy", f"{o.energy:.6f} Eh")
     names = ("HOMO", "LUMO", "HOMO-LUMO gap", "hardness (I-A)/2", "electronegativity", "electrophilicity")

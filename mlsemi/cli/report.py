@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mlsemi.cli.predict import ModeName
+from mlsemi.cli.options import ModeName
 
 if TYPE_CHECKING:
     from mlsemi.molecule import Molecule
@@ -47,7 +47,7 @@ def report(
     try:
         path = output or file.with_suffix(".html")
         _check(path, isovalue)
-        molecules = _read(file, charge, spin)
+        molecules = read_files(file, charge, spin)
         if frame >= len(molecules):
             raise ValueError(f"--frame {frame}: {file} has {len(molecules)} frames, counted from 0")
         chosen = molecules[frame]
@@ -75,7 +75,7 @@ def _check(path: Path, isovalue: float) -> None:
         raise ValueError(f"--output: {path} is a folder; give the name of a file")
 
 
-def _read(file: Path, charge: int | None, spin: int | None) -> list[Molecule]:
+def read_files(file: Path, charge: int | None, spin: int | None) -> list[Molecule]:
     """All frames; where charge and spin do not go together the options for them are named."""
     from mlsemi.interop.ase import read_molecules
 

@@ -90,7 +90,7 @@ def mayer_valences(density: Tensor, overlap: Tensor, batch: Batch) -> Valences:
 def _between_atoms(x: Tensor, batch: Batch) -> Tensor:
     """Bond orders from X of one or two spins, shape (molecule, spin, ao, ao)."""
     members = atoms_of_aos(batch)
-    blocks = sum(_blocks(one, members) for one in x.unbind(1)) * x.shape[1]
+    blocks = torch.stack([_blocks(one, members) for one in x.unbind(1)]).sum(0) * x.shape[1]
     none = torch.eye(members.shape[1], dtype=torch.bool, device=x.device)
     return torch.where(none, 0.0, (blocks + blocks.mT) / 2)
 

@@ -107,7 +107,7 @@ def _subtitle(content: Content) -> Safe:
         sections.multiplicity(molecule.spin),
         f"model {html(content.model.name)}",
         f"{html(content.mode)} mode",
-        f"{html(header.method)}/{html(header.basis.name)}",
+        html(header.level(content.mode)),
     ]
     if content.source.n_frames > 1:
         parts.append(f"frame {content.source.frame} of {content.source.n_frames} in {html(content.source.name)}")

@@ -232,6 +232,7 @@ def provenance(content: Content, made: datetime) -> Safe:
         ("checkpoint SHA-256", sha256_of(content.checkpoint)),
         ("mode", content.mode),
         ("reference method", f"{header.method}/{header.basis.name}"),
+        ("energy", header.level(content.mode)),
         ("functional resolved as", header.resolved_functional),
         ("basis hash", header.basis.content_hash()),
         ("elements", ", ".join(symbol_of(z) for z in sorted(header.elements))),
