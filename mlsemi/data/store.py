@@ -437,7 +437,7 @@ class LabelStore:
     @property
     def level(self) -> str:
         """Method and basis in one line, as they are to be quoted."""
-        return str(self.attrs.get("level") or f"{self.method}/{self.attrs['basis_name']}")
+        return str(self.attrs.get("level") or f"{self.method}/{self.basis.name}")
 
     @property
     def has_fock(self) -> bool:
