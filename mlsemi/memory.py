@@ -15,8 +15,8 @@ from mlsemi.molecule import Molecule
 SHARE = 0.5
 """Of the free memory that a batch may take: estimates are rough, and others want some too."""
 
-CACHE_FRIENDLY = 256 * 2**20
-"""On the CPU batches are no larger than this [bytes]: larger ones are not faster."""
+CACHE_FRIENDLY = 128 * 2**20
+"""On the CPU batches are no larger than this [bytes]: larger ones are slower."""
 
 
 def available_bytes(device: torch.device | str = "cpu") -> int:
