@@ -254,13 +254,11 @@ def _kernel(model: Model, repeats: int) -> Timing:
 
 def _network_times(model: Model, size: int, repeats: int) -> tuple[Timing, Timing]:
     """Forward, and a step of the training as `mlsemi train` makes it; per molecule."""
-    from mlsemi.blocks import BlockMap
     from mlsemi.checkpoint import engine_of
-    from mlsemi.frames import BondFrames
     from mlsemi.train.config import LossConfig, TrainingConfig
-    from mlsemi.train.loss import loss_terms, total_loss
+    from mlsemi.train.objective import fock_objective
     from mlsemi.train.optimizer import MuonAdamW
-    from mlsemi.train.samples import Sample, collate
+    from mlsemi.train.samples import Sample
 
     engine = model.engine
     molecules = displaced(read_molecules(EXAMPLES / "ethanol.xyz")[0], size)
@@ -276,13 +274,14 @@ def _network_times(model: Model, size: int, repeats: int) -> tuple[Timing, Timin
     occupied = molecules[0].n_electrons // 2
     samples = [
         Sample(
-            m,
-            residual[k, None].float(),
-            exact.overlap[k].float(),
-            root[k].float(),
-            state.mo_coeff[k].float(),
-            (occupied,),
-            0.0,
+            molecule=m,
+            residual=residual[k, None].float(),
+            overlap=exact.overlap[k].float(),
+            inverse_root=root[k].float(),
+            mo_coeff=state.mo_coeff[k].float(),
+            energy_gradient=state.density[k].float(),
+            n_occupied=(occupied,),
+            repulsion=0.0,
         )
         for k, m in enumerate(molecules)
     ]
@@ -291,15 +290,13 @@ def _network_times(model: Model, size: int, repeats: int) -> tuple[Timing, Timin
     trained.load_state_dict(engine.state_dict())
     weights = list(trained.network.parameters())
     average = [w.detach().clone() for w in weights]
-    settings, losses = TrainingConfig(), LossConfig()
+    settings = TrainingConfig()
+    objective = fock_objective(trained, samples, samples[:1], LossConfig(), "cpu")
     optimizer = MuonAdamW(dict(trained.network.named_parameters()), learning_rate=1e-6, weight_decay=0.05)
 
     def step() -> None:
-        made = collate(samples, trained)
-        frames = BondFrames.of(made.batch, trained.network.l_max)
-        blocks = BlockMap.of(made.batch, trained.baseline.slots)
         optimizer.zero_grad()
-        total_loss(loss_terms(trained.network(made.batch, frames), blocks, made), losses).backward()
+        objective.total({name: errors.mean() for name, errors in objective.terms(samples).items()}).backward()
         torch.nn.utils.clip_grad_norm_(weights, settings.clip)
         optimizer.step()
         with torch.no_grad():

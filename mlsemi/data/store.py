@@ -341,6 +341,7 @@ class LabelStore:
         path: the file.
         attrs: what the file says about how it was made.
         fock_encoding: 'full', 'residual:<baseline>', or 'none' if the labels have no Fock matrices.
+        fock_quantum: step of the stored matrices [Eh]; None if they are stored as numbers.
     """
 
     def __init__(self, file: h5py.File, path: Path) -> None:
@@ -381,7 +382,8 @@ class LabelStore:
                 )
             if name != "fock":  # all else is small
                 self._flat[name] = self._flat[name][:]
-        self._quantum = float(file["flat/fock"].attrs.get("quantum", 1.0))
+        step = file["flat/fock"].attrs.get("quantum")
+        self.fock_quantum: float | None = None if step is None else float(step)
         self.fock_encoding = str(file["flat/fock"].attrs["fock_encoding"])
         self._labels = np.flatnonzero(labelled)
         self._failed = np.flatnonzero(~labelled)
@@ -464,7 +466,7 @@ class LabelStore:
         return self._flat[name][offsets[row] : offsets[row + 1]]
 
     def _fock(self, row: int) -> np.ndarray:
-        packed = self._slice("fock", row) * self._quantum
+        packed = self._slice("fock", row) * (self.fock_quantum or 1.0)
         return unpack(packed, int(self._columns["n_spins"][row]), int(self._columns["n_ao"][row]))
 
     def _read(self, row: int, *, with_fock: bool = False) -> Record:

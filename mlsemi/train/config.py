@@ -45,6 +45,8 @@ class LossConfig:
         energy: absolute error of the repulsive energy per atom [mEh].
         fast: absolute error of the energy of the fast mode per atom [mEh], to first order in the error of F. The
             energy hangs on few combinations of elements of F: a weight of a few hundredths balances their number.
+        gradient: mean absolute error of the components of the gradient of the fast mode [mEh/bohr], over the labels
+            that have one.
     """
 
     ao: float = 1.0
@@ -52,6 +54,7 @@ class LossConfig:
     occupied_virtual: float = 0.1
     energy: float = 0.2
     fast: float = 0.0
+    gradient: float = 0.0
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,6 +25,7 @@ from mlsemi.molecule import Molecule
 from mlsemi.observables import Observables
 from mlsemi.properties.multipoles import dipole
 from mlsemi.train.config import FinetuneConfig
+from mlsemi.train.loss import gradient_errors
 from mlsemi.train.objective import Objective
 
 UNITS = {"energy": "meh", "gradient": "meh_per_bohr", "dipole": "mebohr", "ionization": "meh", "fock": "meh"}
@@ -61,11 +63,11 @@ class Target:
     homo: float
 
 
-WANTED: dict[str, Callable[[Observables], object]] = {
+WANTED: dict[str, Callable[[Observables], Any]] = {
     "energy": lambda o: o.energy,
     "gradient": lambda o: o.gradient,
     "dipole": lambda o: o.dipole,
-    "ionization": lambda o: o.ionization_energies,
+    "ionization": lambda o: None if o.ionization_energies is None else o.ionization_energies[0],
 }
 """What the terms of the loss compare with."""
 
@@ -90,7 +92,7 @@ def observables_objective(
         report: called with the number of labels prepared.
 
     Raises:
-        ValueError: if no weight is set, or a label lacks what a weight asks for.
+        ValueError: if no weight is set, or no label has what a weight asks for.
     """
     weights = {name: getattr(settings, name) for name in UNITS if getattr(settings, name)}
     if not set(weights) - {"fock"}:
@@ -100,10 +102,21 @@ def observables_objective(
     for store, part in zip(stores, parts, strict=True):
         for k in (0, 1):
             for start in range(0, len(part[k]), _CHUNK):
-                prepared[k] += _targets(store, part[k][start : start + _CHUNK], engine, set(weights))
+                prepared[k] += _targets(store, part[k][start : start + _CHUNK], engine)
                 done += len(part[k][start : start + _CHUNK])
                 if report is not None:
                     report(done)
+    wanted = [name for name in WANTED if name in weights]
+    for name in wanted:
+        for part, of in zip(prepared, ("training", "validation"), strict=True):
+            if not _having(part, name):
+                raise ValueError(
+                    f"[finetune] {name} has the weight {weights[name]:g}, but none of the {len(part)} labels for {of} "
+                    "has it: set the weight to 0, or label with it"
+                )
+    prepared = [
+        [t for t in part if any(WANTED[name](t.observables) is not None for name in wanted)] for part in prepared
+    ]
     if "energy" in weights:
         refit_atomic_energies(engine, prepared[0])
     if "ionization" in weights:
@@ -124,16 +137,8 @@ def _trained(network: nn.Module, part: str) -> dict[str, nn.Parameter]:
     return chosen
 
 
-def _targets(store: LabelStore, indices: Sequence[int], engine: Engine, wanted: set[str]) -> list[Target]:
+def _targets(store: LabelStore, indices: Sequence[int], engine: Engine) -> list[Target]:
     records = [store.record(i) for i in indices]
-    for record in records:
-        for name in sorted(wanted & set(WANTED)):
-            if WANTED[name](record.observables) is None:
-                which = record.molecule.name or record.molecule.formula
-                raise ValueError(
-                    f"[finetune] {name} has a weight, but the label of {which} in {store.path} has no {name}: set the "
-                    "weight to 0, or label with it"
-                )
     batch = engine.batch([r.molecule for r in records])
     with torch.no_grad():
         exact = engine.integrals(batch, dipole=True)
@@ -167,9 +172,10 @@ def refit_atomic_energies(engine: Engine, targets: Sequence[Target]) -> None:
     What the compositions of the labels leave open stays as it was: the shift is that of least norm.
     """
     elements = np.array(engine.elements)
-    counts = np.array([(t.molecule.numbers[:, None] == elements).sum(0) for t in targets], dtype=float)
-    energies = np.array([t.observables.energy for t in targets], dtype=float)
-    shift, *_ = np.linalg.lstsq(counts, energies - np.array([t.energy for t in targets]), rcond=None)
+    having = [targets[k] for k in _having(targets, "energy")]
+    counts = np.array([(t.molecule.numbers[:, None] == elements).sum(0) for t in having], dtype=float)
+    energies = np.array([t.observables.energy for t in having], dtype=float)
+    shift, *_ = np.linalg.lstsq(counts, energies - np.array([t.energy for t in having]), rcond=None)
     readout = engine.network.energy_readout
     readout.set_offset(readout.offset.double().sum(0) + torch.from_numpy(shift))
 
@@ -183,13 +189,14 @@ def refit_orbital_shift(engine: Engine, targets: Sequence[Target]) -> float:
     Returns:
         The change of `Engine.orbital_shift` [Eh].
     """
-    shift = -float(np.mean([_first(WANTED["ionization"](t.observables)) + t.homo for t in targets]))
+    having = [targets[k] for k in _having(targets, "ionization")]
+    shift = -float(np.mean([WANTED["ionization"](t.observables) + t.homo for t in having]))
     engine.orbital_shift += shift
     return shift
 
 
 def observable_terms(engine: Engine, targets: Sequence[Target], wanted: set[str], device: str) -> dict[str, Tensor]:
-    """Mean over the molecules of each error.
+    """Errors of each molecule that has the quantity, each of shape (such molecules,).
 
     Returns:
         `energy` [mEh]: absolute error. `gradient` [mEh/bohr], `dipole` [1e-3 e bohr]: mean absolute error of the
@@ -197,29 +204,23 @@ def observable_terms(engine: Engine, targets: Sequence[Target], wanted: set[str]
         deviation from the Fock matrix of the model that is fine-tuned.
     """
     batch = engine.batch([t.molecule for t in targets])
+    exact = collate_integrals(targets, batch, engine)
+    prediction = engine.predict(batch, exact)
     error: dict[str, Tensor] = {}
-    if "gradient" in wanted:
-        with torch.enable_grad():  # of the energy, in validation too
-            batch = batch.with_positions(batch.positions.clone().requires_grad_())
-            exact = engine.integrals(batch, dipole=True)
-            prediction = engine.predict(batch, exact)
-            gradient = torch.autograd.grad(prediction.energy.sum(), batch.positions, create_graph=True)[0]
-        label = torch.cat([torch.as_tensor(WANTED["gradient"](t.observables)) for t in targets]).to(device)
-        error["gradient"] = _mean_of_atoms((gradient - label).abs().mean(-1), batch)
-    else:
-        exact = collate_integrals(targets, batch, engine)
-        prediction = engine.predict(batch, exact)
     if "energy" in wanted:
-        error["energy"] = (prediction.energy - _numbers(targets, "energy", device)).abs()
+        error["energy"] = _errors(prediction.energy, targets, "energy")
+    if "gradient" in wanted:
+        having = [targets[k] for k in _having(targets, "gradient")]
+        labels = [torch.as_tensor(t.observables.gradient) for t in having]
+        error["gradient"] = gradient_errors(engine, [t.molecule for t in having], labels)
     if "dipole" in wanted:
         assert exact.dipole is not None
-        label = torch.stack([torch.as_tensor(WANTED["dipole"](t.observables)) for t in targets]).to(device)
-        error["dipole"] = (dipole(prediction.state.total_density, exact.dipole, batch) - label).abs().mean(-1)
+        error["dipole"] = _errors(dipole(prediction.state.total_density, exact.dipole, batch), targets, "dipole")
     if "ionization" in wanted:
-        error["ionization"] = (ionization_energy(prediction) - _numbers(targets, "ionization", device)).abs()
+        error["ionization"] = _errors(ionization_energy(prediction), targets, "ionization")
     if "fock" in wanted:
-        error["fock"] = _from_base(prediction, targets, batch)
-    return {name: _MILLI * value.mean() for name, value in error.items()}
+        error["fock"] = _MILLI * _from_base(prediction, targets, batch)
+    return error
 
 
 def ionization_energy(prediction: Prediction) -> Tensor:
@@ -229,21 +230,17 @@ def ionization_energy(prediction: Prediction) -> Tensor:
     return -occupied.flatten(1).amax(1)
 
 
-def _numbers(targets: Sequence[Target], name: str, device: str) -> Tensor:
-    """The label of each target, the first if there are several [Eh]."""
-    found = [_first(WANTED[name](t.observables)) for t in targets]
-    return torch.tensor(found, dtype=torch.float64, device=device)
+def _having(targets: Sequence[Target], name: str) -> list[int]:
+    """Which of the targets have a quantity."""
+    return [k for k, target in enumerate(targets) if WANTED[name](target.observables) is not None]
 
 
-def _first(value: object) -> float:
-    """A number, or the first of several."""
-    return float(np.atleast_1d(np.asarray(value, dtype=float))[0])
-
-
-def _mean_of_atoms(values: Tensor, batch: Batch) -> Tensor:
-    ones = torch.ones_like(values)
-    total, count = (values.new_zeros(batch.n_molecules).index_add(0, batch.molecule, x) for x in (values, ones))
-    return total / count
+def _errors(found: Tensor, targets: Sequence[Target], name: str) -> Tensor:
+    """Mean absolute error of the components of a quantity [1e-3 a.u.], shape (targets that have it,)."""
+    having = _having(targets, name)
+    values = [np.atleast_1d(np.asarray(WANTED[name](targets[k].observables), dtype=float)) for k in having]
+    labels = torch.as_tensor(np.array(values).reshape(len(having), -1)).to(found)
+    return _MILLI * (found[having].reshape(labels.shape) - labels).abs().mean(-1)
 
 
 def _from_base(prediction: Prediction, targets: Sequence[Target], batch: Batch) -> Tensor:

@@ -9,7 +9,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -136,7 +136,7 @@ class _Run:
         self.stale = 0
         self.seconds = 0.0
         self.sums: dict[str, float] = {}
-        self.n_sums = 0
+        self.counts: dict[str, int] = {}
 
     def fingerprint(self) -> dict[str, Any]:
         """What must not change between a run and its continuation."""
@@ -165,9 +165,9 @@ class _Run:
                 "best": self.best,
                 "stale": self.stale,
                 "seconds": self.seconds,
-                "n_sums": self.n_sums,
             },
             "sums": self.sums,
+            "counts": self.counts,
         }
         try:
             torch.save(state, beside)
@@ -203,7 +203,7 @@ class _Run:
         self.optimizer.load_state_dict(state["optimizer"])
         numbers = state["numbers"]
         self.step, self.best, self.seconds = numbers["step"], numbers["best"], numbers["seconds"]
-        self.sums, self.n_sums, self.stale = state["sums"], numbers["n_sums"], numbers["stale"]
+        self.sums, self.counts, self.stale = state["sums"], state["counts"], numbers["stale"]
         _truncate_curves(self.config.output / CURVES, self.step)
 
     def loop(self, say: Report, asked: Callable[[], bool] = lambda: False) -> None:
@@ -265,7 +265,8 @@ class _Run:
         self.optimizer.set_learning_rate(self._learning_rate())
         self.optimizer.zero_grad()
         terms = self.objective.terms(samples)
-        self.objective.total(terms).backward()
+        loss = self.objective.total({name: errors.mean() for name, errors in terms.items() if len(errors)})
+        loss.backward(inputs=list(self.parameters.values()))  # and not with respect to positions too
         norm = torch.nn.utils.clip_grad_norm_(self.parameters.values(), settings.clip)
         self.step += 1
         if not bool(torch.isfinite(norm)):
@@ -274,9 +275,7 @@ class _Run:
         decay = min(settings.ema, (1 + self.step) / (10 + self.step))
         with torch.no_grad():
             torch._foreach_lerp_(list(self.average.values()), list(self.parameters.values()), 1 - decay)
-        for key, value in terms.items():
-            self.sums[key] = self.sums.get(key, 0.0) + float(value.detach())
-        self.n_sums += 1
+        _add(self.sums, self.counts, terms)
         return terms
 
     def _averaged_state(self) -> dict[str, Tensor]:
@@ -294,9 +293,9 @@ class _Run:
                 p.copy_(own[key])
         units = self.objective.units
         row: dict[str, float] = {"step": self.step, "seconds": round(self.seconds, 1), "rate": self._learning_rate()}
-        row |= {f"train_{k}_{units[k]}": v / max(self.n_sums, 1) for k, v in self.sums.items()}
+        row |= {f"train_{k}_{units[k]}": self.sums[k] / self.counts[k] if k in self.sums else math.nan for k in units}
         row |= {f"validation_{k}_{units[k]}": v for k, v in errors.items()}
-        self.sums, self.n_sums = {}, 0
+        self.sums, self.counts = {}, {}
         loss = self.objective.total(errors)
         training = dict(self.header.training) | {
             "steps": self.step,
@@ -313,14 +312,22 @@ class _Run:
         return row
 
     def _validation_errors(self) -> dict[str, float]:
-        """Mean of each term over the validation samples."""
+        """Mean of each term over the validation samples that have it."""
         samples, size = self.objective.validation, self.config.training.batch
         sums: dict[str, float] = {}
+        counts: dict[str, int] = {}
         for start in range(0, len(samples), size):
-            chunk = samples[start : start + size]
-            for key, value in self.objective.terms(chunk).items():
-                sums[key] = sums.get(key, 0.0) + float(value) * len(chunk)
-        return {k: v / len(samples) for k, v in sums.items()}
+            _add(sums, counts, self.objective.terms(samples[start : start + size]))
+        return {k: v / counts[k] for k, v in sums.items()}
+
+
+def _add(sums: dict[str, float], counts: dict[str, int], terms: Mapping[str, Tensor]) -> None:
+    """Adds the errors of some samples to their sums and numbers."""
+    for name, errors in terms.items():
+        if not len(errors):
+            continue
+        sums[name] = sums.get(name, 0.0) + float(errors.detach().sum())
+        counts[name] = counts.get(name, 0) + len(errors)
 
 
 def _append_curves(path: Path, row: dict[str, float]) -> None:

@@ -1,11 +1,15 @@
-"""Losses: the error of F in the metrics that matter, and of the repulsive energy."""
+"""Losses: the error of F in the metrics that matter, of the repulsive energy, and of the gradient of the energy."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from mlsemi.blocks import BlockMap
+from mlsemi.engine import Engine
+from mlsemi.molecule import Molecule
 from mlsemi.nn.network import NetworkOutput
 from mlsemi.train.samples import SampleBatch
 
@@ -13,12 +17,13 @@ _MILLI = 1e3
 
 
 def loss_terms(output: NetworkOutput, blocks: BlockMap, samples: SampleBatch) -> dict[str, Tensor]:
-    """Mean over the molecules of each error [mEh]; those of F are means over the Fock matrices of both spins.
+    """Errors of each molecule [mEh]; those of F are means over the Fock matrices of both spins.
 
     Returns:
-        `ao`: mean absolute error over all n^2 elements. `orthonormal`: the same of S^-1/2 dF S^-1/2.
-        `occupied_virtual`: root mean square of the occupied-virtual block of C^T dF C. `energy`: absolute error of the
-        repulsive energy, per atom. `fast`: that of the energy of the fast mode, to first order in the error of F.
+        Each of shape (molecule,). `ao`: mean absolute error over all n^2 elements. `orthonormal`: the same of
+        S^-1/2 dF S^-1/2. `occupied_virtual`: root mean square of the occupied-virtual block of C^T dF C. `energy`:
+        absolute error of the repulsive energy, per atom. `fast`: that of the energy of the fast mode, to first order in
+        the error of F.
     """
     found = output.correction(blocks, samples.batch, samples.overlap)
     error = found - samples.residual.to(found.dtype)
@@ -41,10 +46,33 @@ def loss_terms(output: NetworkOutput, blocks: BlockMap, samples: SampleBatch) ->
     repulsive = energy - samples.repulsion
     electronic = (samples.energy_gradient.to(error.dtype) * error).sum((-3, -2, -1))
     parts = {
-        "ao": ao,
-        "orthonormal": orthonormal,
-        "occupied_virtual": occupied_virtual,
+        "ao": ao.mean(-1),
+        "orthonormal": orthonormal.mean(-1),
+        "occupied_virtual": occupied_virtual.mean(-1),
         "energy": repulsive.abs() / atoms,
         "fast": (repulsive + electronic).abs() / atoms,
     }
-    return {name: value.mean() * _MILLI for name, value in parts.items()}
+    return {name: value * _MILLI for name, value in parts.items()}
+
+
+def gradient_errors(engine: Engine, molecules: Sequence[Molecule], labels: Sequence[Tensor]) -> Tensor:
+    """Mean absolute error of the components of the gradient of the fast mode, to be differentiated again.
+
+    Args:
+        engine: the model.
+        molecules: the molecules.
+        labels: their gradients [Eh/bohr], each of shape (atom, 3).
+
+    Returns:
+        Errors [mEh/bohr], shape (molecule,).
+    """
+    if not molecules:
+        return torch.zeros(0)
+    with torch.enable_grad():  # in validation too
+        batch = engine.batch(list(molecules))
+        batch = batch.with_positions(batch.positions.clone().requires_grad_())
+        energy = engine(batch).energy
+        (gradient,) = torch.autograd.grad(energy.sum(), batch.positions, create_graph=True)
+    errors = (gradient - torch.cat(list(labels)).to(gradient)).abs().mean(-1)
+    sizes = torch.bincount(batch.molecule, minlength=len(molecules))
+    return _MILLI * errors.new_zeros(len(molecules)).index_add(0, batch.molecule, errors) / sizes

@@ -12,7 +12,7 @@ from mlsemi.blocks import BlockMap
 from mlsemi.engine import Engine
 from mlsemi.frames import BondFrames
 from mlsemi.train.config import LossConfig
-from mlsemi.train.loss import loss_terms
+from mlsemi.train.loss import gradient_errors, loss_terms
 from mlsemi.train.samples import Sample, collate
 
 
@@ -25,7 +25,7 @@ class Objective:
         validation: samples of the same kind to validate on.
         weights: of each term in the loss.
         units: of each term as it stands in names of columns, "meh" (1e-3 Eh), "meh_per_bohr" or "mebohr" (1e-3 e bohr).
-        terms: the terms of a list of samples, each a mean over them.
+        terms: of a list of samples, the errors of those that have the quantity, each of shape (such samples,).
         trained: parameters that are trained, by their name in the network.
     """
 
@@ -36,21 +36,39 @@ class Objective:
     terms: Callable[[Sequence[Any]], dict[str, Tensor]]
     trained: Mapping[str, nn.Parameter]
 
-    def total(self, terms: Mapping[str, Any]) -> Any:  # noqa: ANN401 (tensors or numbers)
-        """Weighted sum of terms."""
-        return sum(self.weights[name] * value for name, value in terms.items())
+    def total(self, means: Mapping[str, Any]) -> Any:  # noqa: ANN401 (tensors or numbers)
+        """Weighted sum of the means of the terms."""
+        return sum(self.weights[name] * value for name, value in means.items())
 
 
 def fock_objective(
     engine: Engine, samples: Sequence[Sample], validation: Sequence[Sample], loss: LossConfig, device: str
 ) -> Objective:
-    """Fock matrices and repulsive energies of labels, see `mlsemi.train.loss`."""
+    """Fock matrices, energies and, where labels have them, gradients, see `mlsemi.train.loss`.
+
+    Raises:
+        ValueError: if gradients have a weight and no label has one.
+    """
+    weights = dict(vars(loss))
+    for part, of in ((samples, "training"), (validation, "validation")):
+        if loss.gradient and all(s.gradient is None for s in part):
+            raise ValueError(
+                f"[loss] gradient has the weight {loss.gradient:g}, but none of the {len(part)} labels for {of} has a "
+                "gradient: label with --gradient, or set the weight to 0"
+            )
+    if not loss.gradient:
+        del weights["gradient"]
 
     def terms(chosen: Sequence[Sample]) -> dict[str, Tensor]:
         group = collate(chosen, engine).to(device)
         output = engine.network(group.batch, BondFrames.of(group.batch, engine.network.l_max))
-        return loss_terms(output, BlockMap.of(group.batch, engine.baseline.slots), group)
+        found = loss_terms(output, BlockMap.of(group.batch, engine.baseline.slots), group)
+        if loss.gradient:
+            having = [s for s in chosen if s.gradient is not None]
+            labels = [s.gradient for s in having if s.gradient is not None]
+            found["gradient"] = gradient_errors(engine, [s.molecule for s in having], labels)
+        return found
 
-    weights = dict(vars(loss))
     trained = dict(engine.network.named_parameters())
-    return Objective(samples, validation, weights, dict.fromkeys(weights, "meh"), terms, trained)
+    units = {name: "meh_per_bohr" if name == "gradient" else "meh" for name in weights}
+    return Objective(samples, validation, weights, units, terms, trained)

@@ -33,6 +33,7 @@ class Sample:
         energy_gradient: derivative of 1/2 Tr[(F0 + F)(D[F] - D0)] with respect to F, shape (spin, ao, ao), float32.
         n_occupied: number of occupied orbitals of each spin.
         repulsion: what the atomic energies have to give: E - 1/2 Tr[(F0 + F)(D - D0)] - pair energy [Eh].
+        gradient: of the energy of the label [Eh/bohr], shape (atom, 3); None if it has none.
 
     Orbitals, energies and their derivatives are those that the engine makes of the F of the label: with an
     `overlap_floor`, those of the F without near dependencies, and the orbitals are filtered so that C^T dF C is the
@@ -47,11 +48,12 @@ class Sample:
     energy_gradient: Tensor
     n_occupied: tuple[int, ...]
     repulsion: float
+    gradient: Tensor | None = None
 
 
 @dataclass(frozen=True, eq=False)
 class SampleBatch:
-    """Samples side by side, padded; attributes as in `Sample` with a leading molecule axis.
+    """Samples side by side, padded; attributes as in `Sample` with a leading molecule axis, without the gradient.
 
     All have the same spin axis: with an open shell in the batch, a closed one has the same matrices twice, and half of
     `energy_gradient` for each.
@@ -150,6 +152,7 @@ def _prepare_chunk(store: LabelStore, indices: Sequence[int], engine: Engine) ->
                 energy_gradient[k, :, :n, :n].unflatten(0, (spins, -1)).sum(1).float(),
                 tuple(n_occupied[k][:spins]),
                 float(repulsion[k]),
+                None if record.observables.gradient is None else torch.as_tensor(record.observables.gradient),
             )
         )
     return out

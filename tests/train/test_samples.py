@@ -1,5 +1,6 @@
 """Samples, losses and statistics against identities and hand computations."""
 
+from copy import deepcopy
 from dataclasses import replace
 
 import numpy as np
@@ -42,9 +43,9 @@ def output_at_the_labels(group, blocks):
 
 def test_losses_vanish_at_the_labels(group):
     terms = loss_terms(output_at_the_labels(*group), group[1], group[0])
-    assert set(terms) == set(vars(LossConfig()))
+    assert set(terms) == set(vars(LossConfig())) - {"gradient"}
     # 1e-6 mEh is the floor under the square root of the occupied-virtual term
-    assert all(0 <= float(value) < 2e-6 for value in terms.values())
+    assert all(0 <= float(value.min()) and float(value.max()) < 2e-6 for value in terms.values())
 
 
 def test_losses_equal_a_hand_computation(group, samples, water_engine):
@@ -66,11 +67,12 @@ def test_losses_equal_a_hand_computation(group, samples, water_engine):
         expected["fast"].append(abs(0.002 + first_order / 3))
     for name, values in expected.items():
         # matrices of the samples are float32
-        assert float(terms[name]) == pytest.approx(1e3 * np.mean(values), rel=1e-5), name
+        assert terms[name].tolist() == pytest.approx([1e3 * value for value in values], rel=1e-5), name
     weights = LossConfig(ao=1.0, orthonormal=2.0, occupied_virtual=3.0, energy=4.0)
-    wanted = sum(getattr(weights, name) * float(value) for name, value in terms.items())
+    means = {name: float(value.mean()) for name, value in terms.items()}
+    wanted = sum(getattr(weights, name) * value for name, value in means.items())
     objective = fock_objective(water_engine, samples, samples[:1], weights, "cpu")
-    assert float(objective.total(terms)) == pytest.approx(wanted, rel=1e-12)
+    assert objective.total(means) == pytest.approx(wanted, rel=1e-12)
 
 
 @pytest.mark.parametrize("floor", [0.0, 0.1])
@@ -128,7 +130,46 @@ def test_padding_does_not_enter_the_losses(water_labels, water_engine, samples, 
     both, first, second = terms([samples[0], small]), terms(samples[:1]), terms([small])
     for name, value in both.items():
         # the network is float32, and sums go in another order
-        assert float(value) == pytest.approx(0.5 * float(first[name] + second[name]), rel=1e-4), name
+        assert value.tolist() == pytest.approx([float(first[name]), float(second[name])], rel=1e-4), name
+
+
+def test_gradient_loss_is_that_of_the_fast_mode(samples, water_engine):
+    """Against the engine's own gradient, and its derivative along a direction of the weights by differences."""
+    engine = deepcopy(water_engine).double().requires_grad_(True)
+    chosen = samples[:3]
+    gradients = []
+    for sample in chosen:
+        batch = engine.batch([sample.molecule])
+        batch = batch.with_positions(batch.positions.clone().requires_grad_())
+        gradients.append(torch.autograd.grad(engine(batch).energy.sum(), batch.positions)[0])
+    shift = torch.from_numpy(np.random.default_rng(2).normal(scale=1e-2, size=(3, 3, 3)))
+    with_gradients = [replace(chosen[k], gradient=gradients[k] + shift[k]) for k in (0, 2)]
+    mixed = [with_gradients[0], chosen[1], with_gradients[1]]
+    objective = fock_objective(engine, mixed, mixed, LossConfig(gradient=0.5), "cpu")
+    assert objective.units["gradient"] == "meh_per_bohr"
+    terms = objective.terms(mixed)
+    assert len(terms["ao"]) == 3  # and of the gradients, the two that there are
+    wanted = 1e3 * shift[[0, 2]].abs().mean((1, 2))
+    torch.testing.assert_close(terms["gradient"], wanted, rtol=1e-9, atol=0)
+    assert len(objective.terms([chosen[1]])["gradient"]) == 0
+
+    parameter = engine.network.energy_readout.pair_out
+    direction = torch.randn(parameter.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    (slope,) = torch.autograd.grad(terms["gradient"].mean(), parameter)
+    change = 0.0
+    for sign in (1, -1):
+        with torch.no_grad():
+            parameter += sign * 1e-4 * direction
+        change += sign * objective.terms(mixed)["gradient"].mean().item() / 2e-4
+        with torch.no_grad():
+            parameter -= sign * 1e-4 * direction
+    assert abs(change) > 1e-3
+    assert float((slope * direction).sum()) == pytest.approx(change, rel=1e-6)
+
+
+def test_a_gradient_loss_without_gradients_is_refused(samples, water_engine):
+    with pytest.raises(ValueError, match="none of the 2 labels for training has a gradient: label with --gradient"):
+        fock_objective(water_engine, samples[:2], samples[:1], LossConfig(gradient=0.5), "cpu")
 
 
 def test_samples_belong_to_the_labels(water_labels, water_engine, samples):
