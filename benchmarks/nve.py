@@ -4,7 +4,7 @@
 
 Velocity Verlet (ASE), 0.5 fs, from the minimum of the fast mode with velocities of 500 K, half of which goes into the
 potential. The drift is the slope of the total energy against time by least squares, for each atom; its scatter is the
-standard deviation about that line. Writes benchmarks/results/nve.json.
+standard deviation about that line. Writes benchmarks/results/nve.json; rows of other molecules stay.
 """
 
 from __future__ import annotations
@@ -108,8 +108,10 @@ def main() -> None:
             f"scatter {row['scatter_Eh_per_atom']:.1e} Eh/atom, {row['mean_temperature_K']:.0f} K, "
             f"{row['ms_per_step']:.1f} ms/step"
         )
+    earlier = json.loads(arguments.out.read_text()) if arguments.out.exists() else []
+    kept = [row for row in earlier if row["molecule"] not in arguments.molecules]
     with written_whole(arguments.out) as beside:
-        Path(beside).write_text(json.dumps(rows, indent=1) + "\n")
+        Path(beside).write_text(json.dumps(kept + rows, indent=1) + "\n")
 
 
 if __name__ == "__main__":
