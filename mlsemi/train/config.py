@@ -13,7 +13,7 @@ from mlsemi.nn.network import NetworkConfig
 
 SPLITS = ("random", "molecule")
 TRAINED = ("head", "readout", "all")
-"""Parts of a network that fine-tuning may change."""
+"""Parts of a network that a training may change."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,6 @@ class FinetuneConfig:
         dipole: mean absolute error of the components of the dipole [1e-3 e bohr].
         ionization: absolute error of minus the energy of the HOMO against the lowest ionization energy [mEh].
         fock: mean absolute deviation of F from that of the model that is fine-tuned [mEh]: keeps it near.
-        train: "head": the atomic energies only; "readout": all readouts; "all": the whole network.
     """
 
     energy: float = 0.0
@@ -75,7 +74,6 @@ class FinetuneConfig:
     dipole: float = 0.0
     ionization: float = 0.0
     fock: float = 0.0
-    train: str = "all"
 
 
 @dataclass(frozen=True)
@@ -94,6 +92,8 @@ class TrainingConfig:
         validate_every: steps between validations (and resumable states).
         patience: stop after so many validations without a lower loss, and take the weights of the lowest; 0 trains
             for all `steps` and takes the last ones.
+        trained: "head": the readout of the repulsive energy only, so that F stays; "readout": all readouts; "all": the
+            whole network.
         device: "cpu" or "cuda".
         threads: torch threads; None leaves the default.
     """
@@ -108,6 +108,7 @@ class TrainingConfig:
     seed: int = 0
     validate_every: int = 500
     patience: int = 0
+    trained: str = "all"
     device: str = "cpu"
     threads: int | None = None
 
@@ -232,9 +233,9 @@ def _check(config: Config, path: Path) -> None:
         raise ValueError(f"{path}: [data] validation = {config.data.validation} must lie between 0 and 1")
     if config.data.limit is not None and config.data.limit <= 1:
         raise ValueError(f"{path}: [data] limit = {config.data.limit} must be 2 at least: one label validates")
-    if config.finetune is not None and config.finetune.train not in TRAINED:
-        raise ValueError(f"{path}: [finetune] train = {config.finetune.train!r} must be one of {', '.join(TRAINED)}")
     training = config.training
+    if training.trained not in TRAINED:
+        raise ValueError(f"{path}: [training] trained = {training.trained!r} must be one of {', '.join(TRAINED)}")
     for key in ("steps", "batch", "learning_rate", "clip", "validate_every"):
         if getattr(training, key) <= 0:
             raise ValueError(f"{path}: [training] {key} = {getattr(training, key)} must be positive")

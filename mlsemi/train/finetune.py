@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from mlsemi.baseline import BaselineTerms
 from mlsemi.batch import Batch
@@ -31,7 +31,6 @@ from mlsemi.train.objective import Objective
 UNITS = {"energy": "meh", "gradient": "meh_per_bohr", "dipole": "mebohr", "ionization": "meh", "fock": "meh"}
 _MILLI = 1e3
 _CHUNK = 16
-_PARTS = {"head": ("energy_readout.",), "readout": ("energy_readout.", "pair_readout.", "atom_readout.", "spin_")}
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,7 +86,7 @@ def observables_objective(
         engine: the model to be fine-tuned, on the CPU; its atomic energies and its `orbital_shift` change.
         stores: label files.
         parts: numbers of the labels to train and to validate on in each of them.
-        settings: weights, and what is trained.
+        settings: weights.
         device: where training will run.
         report: called with the number of labels prepared.
 
@@ -127,14 +126,7 @@ def observables_objective(
         return observable_terms(engine, chosen, set(weights), device)
 
     units = {name: UNITS[name] for name in weights}
-    return Objective(prepared[0], prepared[1], weights, units, terms, _trained(engine.network, settings.train))
-
-
-def _trained(network: nn.Module, part: str) -> dict[str, nn.Parameter]:
-    chosen = dict(network.named_parameters())
-    if part != "all":
-        chosen = {name: p for name, p in chosen.items() if name.startswith(_PARTS[part])}
-    return chosen
+    return Objective(prepared[0], prepared[1], weights, units, terms)
 
 
 def _targets(store: LabelStore, indices: Sequence[int], engine: Engine) -> list[Target]:

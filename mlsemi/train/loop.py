@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from mlsemi import checkpoint
 from mlsemi.engine import Engine
@@ -29,6 +29,7 @@ from mlsemi.train.setup import Progress, Report, set_up
 
 STATE = "state.pt"
 CURVES = "curves.csv"
+_PARTS = {"head": ("energy_readout.",), "readout": ("energy_readout.", "pair_readout.", "atom_readout.", "spin_")}
 _MAX_BAD_STEPS = 20
 
 
@@ -114,6 +115,11 @@ def _stop_requests() -> Iterator[Callable[[], bool]]:
             signal.signal(number, handler)
 
 
+def trained_parameters(network: nn.Module, part: str) -> dict[str, nn.Parameter]:
+    """Parameters of a part of a network (`mlsemi.train.config.TRAINED`), by their name."""
+    return {name: p for name, p in network.named_parameters() if part == "all" or name.startswith(_PARTS[part])}
+
+
 class _Run:
     """One training run: everything that a resumed run must get back."""
 
@@ -126,7 +132,7 @@ class _Run:
     ) -> None:
         self.config, self.header, self.engine, self.objective = config, header, engine, objective
         settings = config.training
-        self.parameters = dict(objective.trained)
+        self.parameters = trained_parameters(engine.network, settings.trained)
         self.optimizer = MuonAdamW(
             self.parameters, learning_rate=settings.learning_rate, weight_decay=settings.weight_decay
         )

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from mlsemi.blocks import BlockMap
 from mlsemi.engine import Engine
@@ -26,7 +26,6 @@ class Objective:
         weights: of each term in the loss.
         units: of each term as it stands in names of columns, "meh" (1e-3 Eh), "meh_per_bohr" or "mebohr" (1e-3 e bohr).
         terms: of a list of samples, the errors of those that have the quantity, each of shape (such samples,).
-        trained: parameters that are trained, by their name in the network.
     """
 
     samples: Sequence[Any]
@@ -34,7 +33,6 @@ class Objective:
     weights: Mapping[str, float]
     units: Mapping[str, str]
     terms: Callable[[Sequence[Any]], dict[str, Tensor]]
-    trained: Mapping[str, nn.Parameter]
 
     def total(self, means: Mapping[str, Any]) -> Any:  # noqa: ANN401 (tensors or numbers)
         """Weighted sum of the means of the terms."""
@@ -69,6 +67,5 @@ def fock_objective(
             found["gradient"] = gradient_errors(engine, [s.molecule for s in having], labels)
         return found
 
-    trained = dict(engine.network.named_parameters())
     units = {name: "meh_per_bohr" if name == "gradient" else "meh" for name in weights}
-    return Objective(samples, validation, weights, units, terms, trained)
+    return Objective(samples, validation, weights, units, terms)

@@ -201,7 +201,7 @@ def test_a_model_is_tuned_and_says_so(base, tmp_path, water_labels, make_engine,
 
 
 def test_only_the_chosen_part_changes(base, tmp_path, water_labels):
-    config = configuration(tmp_path, water_labels, {"energy": 1.0, "train": "head"}, learning_rate=1e-2)
+    config = configuration(tmp_path, water_labels, {"energy": 1.0}, trained="'head'", learning_rate=1e-2)
     from safetensors.torch import load_file
 
     after, before = load_file(train(config, start=base)), load_file(base)
@@ -233,8 +233,8 @@ def test_wrong_use_is_refused(base, tmp_path, water_labels, engine):
         ValueError, match="gradient has the weight 1, but none of the 4 labels for training has it: set the weight"
     ):
         train(lacking, start=base)
-    with pytest.raises(ValueError, match="train = 'tail' must be one of head, readout, all"):
-        configuration(tmp_path, water_labels, {"energy": 1.0, "train": "tail"})
+    with pytest.raises(ValueError, match="trained = 'tail' must be one of head, readout, all"):
+        configuration(tmp_path, water_labels, {"energy": 1.0}, trained="'tail'")
     (tmp_path / "both.toml").write_text('[data]\nlabels = "x.h5"\n[loss]\nao = 1.0\n[finetune]\nenergy = 1.0\n')
     with pytest.raises(ValueError, match="loss beside .finetune.: its weights take the place"):
         read_config(tmp_path / "both.toml")
