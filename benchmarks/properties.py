@@ -1,11 +1,13 @@
 """Properties of molecules that the organic model has not seen, against those of the reference densities and Hessians.
 
-    python benchmarks/properties.py static reference_data/organic/organic_b3lyp_def2svp{,_a,_b}.h5
-    python benchmarks/properties.py vibrations reference_data/organic/organic_b3lyp_def2svp.h5 --molecules 8
+    L=reference_data/organic/organic_b3lyp_def2svp; R=benchmarks/results
+    python benchmarks/properties.py static $L.h5 ${L}_a.h5 ${L}_b.h5 -o $R/properties_static.json
+    python benchmarks/properties.py vibrations $L.h5 --molecules 8 -o $R/properties_vibrations.json
 
 `static`: one geometry, the first, of every test molecule (`mlsemi.data.split`). The reference is the same property of
 the labelled Fock matrix; no SCF is run. `vibrations`: the smallest test molecules, each relaxed and differentiated by
-the model in its `fast` mode and by PySCF at the same level, each at its own minimum.
+the model in its `fast` mode and by PySCF at the same level, each at its own minimum; written after each molecule, and
+the same command goes on.
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ from mlsemi.data.split import split_of
 from mlsemi.data.store import LabelStore
 from mlsemi.engine import Engine
 from mlsemi.integrals import plan, second_moments
+from mlsemi.interop.atomic_write import written_whole
 from mlsemi.model import Model
 from mlsemi.molecule import Molecule
 from mlsemi.properties.bond_orders import mayer_bond_orders, wiberg_bond_orders
@@ -100,15 +103,17 @@ def pyscf_vibrations(molecule: Molecule, model: Model) -> tuple[Molecule, np.nda
     return minimum, found.vibrations.wavenumbers, found.intensities
 
 
-def vibrations(model: Model, paths: list[Path], count: int) -> list[dict]:
+def vibrations(model: Model, paths: list[Path], count: int, output: Path) -> None:
     """Wavenumbers and intensities of the smallest test molecules."""
     chosen = sorted((m for _, _, m in test_labels(paths)), key=lambda m: (m.n_atoms, m.name))[:count]
-    rows = []
+    rows = json.loads(output.read_text()) if output.exists() else []
     for molecule in chosen:
+        if molecule.name in [row["name"] for row in rows]:
+            continue
         try:
             minimum = relaxed(model, molecule, mode="fast")
             own = frequencies(model, minimum, mode="fast")
-            _, wavenumbers, intensities = pyscf_vibrations(molecule, model)
+            _, wavenumbers, intensities = pyscf_vibrations(minimum, model)
         except (ValueError, RuntimeError) as error:
             print(f"{molecule.name}: {error}", flush=True)
             continue
@@ -120,13 +125,29 @@ def vibrations(model: Model, paths: list[Path], count: int) -> list[dict]:
             "intensities_pyscf": intensities.tolist(),
         }
         rows.append(row)
+        write(output, rows)
         shift = np.abs(own.vibrations.wavenumbers - wavenumbers)
         print(
             f"{molecule.name}: mean |shift| {shift.mean():.0f}, largest {shift.max():.0f} cm^-1; intensities "
             f"{np.abs(own.intensities - intensities).mean():.1f} km/mol",
             flush=True,
         )
-    return rows
+    shifts = np.concatenate([np.abs(np.subtract(r["wavenumbers"], r["wavenumbers_pyscf"])) for r in rows])
+    relative = np.concatenate([np.subtract(r["wavenumbers"], r["wavenumbers_pyscf"]) for r in rows]) / np.concatenate(
+        [r["wavenumbers_pyscf"] for r in rows]
+    )
+    bright = np.concatenate([np.abs(np.subtract(r["intensities"], r["intensities_pyscf"])) for r in rows])
+    print(
+        f"{len(rows)} molecules, {len(shifts)} vibrations: mean |shift| {shifts.mean():.1f} cm^-1 "
+        f"({100 * np.abs(relative).mean():.1f} %), median {np.median(shifts):.1f}, largest {shifts.max():.0f}; "
+        f"intensities {bright.mean():.1f} km/mol"
+    )
+
+
+def write(output: Path, found: object) -> None:
+    """JSON, whole or not at all."""
+    with written_whole(output) as beside:
+        Path(beside).write_text(json.dumps(found, indent=1) + "\n")
 
 
 def main() -> None:
@@ -136,19 +157,16 @@ def main() -> None:
     parser.add_argument("labels", type=Path, nargs="+", help="label files")
     parser.add_argument("--model", default="organic-b3lyp-def2svp")
     parser.add_argument("--molecules", type=int, default=8, help="for `vibrations`")
-    parser.add_argument("-o", "--output", type=Path, help="JSON file")
+    parser.add_argument("-o", "--output", type=Path, required=True, help="JSON file")
     arguments = parser.parse_args()
     model = mlsemi.load(arguments.model)
     if arguments.part == "static":
         found = static(model.engine, arguments.labels)
         for name, values in found.items():
             print(f"{name:<38} mean {values['mean']:.4g}  median {values['median']:.4g}  largest {values['max']:.4g}")
+        write(arguments.output, found)
     else:
-        found = vibrations(model, arguments.labels, arguments.molecules)
-    if arguments.output:
-        beside = arguments.output.with_name(arguments.output.name + ".part")
-        beside.write_text(json.dumps(found, indent=1) + "\n")
-        beside.replace(arguments.output)
+        vibrations(model, arguments.labels, arguments.molecules, arguments.output)
 
 
 if __name__ == "__main__":
