@@ -75,7 +75,7 @@ class Analysis:
         gap: LUMO minus HOMO [Eh].
         hardness: (I - A) / 2 with I = -HOMO and A = -LUMO [Eh].
         electronegativity: (I + A) / 2 [Eh].
-        electrophilicity: electronegativity squared over 2 (I - A) [Eh].
+        electrophilicity: electronegativity squared over 2 (I - A) [Eh]; None without a gap.
         fukui_mulliken: condensed Fukui functions by Mulliken populations.
         fukui_loewdin: condensed Fukui functions by Loewdin populations.
         homo_degeneracy: number of orbitals in the set of the HOMO, over which the Fukui functions are averaged.

@@ -32,7 +32,8 @@ SMALLEST_GAP = 0.05
 """HOMO-LUMO gaps [Eh] below this are a sign of an open shell, or of a wrong Fock matrix."""
 
 DEGENERACY_GAP = 1e-3
-"""Below this distance of the frontier orbitals of one spin [Eh] the state is not unique; labels have the same limit."""
+"""Below this distance of the frontier orbitals of one spin [Eh] the occupation is a matter of choice: the state, and a
+label, is not unique."""
 
 _LISTED = 5
 

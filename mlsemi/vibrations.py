@@ -33,6 +33,8 @@ default in many programs."""
 RELAXED = 1e-5
 """Largest component of the gradient after `relaxed` [Eh/bohr]: a mode of 50 cm^-1 moves by 1 % or so."""
 
+_NO_FORCES = f"{NO_FORCES}; are charge and spin (2S) right?"
+
 
 @dataclass(frozen=True, eq=False)
 class ForceField:
@@ -144,7 +146,7 @@ def force_field(
         return _of_an_atom(model, molecule, mode, dispersion)
     found = model.predict(molecule, mode=mode, forces=True, dispersion=dispersion, estimate=mode != "fast")
     if found.gradient is None:
-        raise ValueError(f"{molecule.name or molecule.formula}: {NO_FORCES}")
+        raise ValueError(f"{molecule.name or molecule.formula}: {_NO_FORCES}")
     if mode == "fast":
         second, moments = _by_derivatives(model, molecule)
         if dispersion:
@@ -273,7 +275,7 @@ def _dispersion_hessian(molecule: Molecule, method: str, step: float) -> np.ndar
 
 def _refuse_missing(molecule: Molecule, results: Sequence[Observables]) -> None:
     if any(o.gradient is None for o in results):
-        raise ValueError(f"{molecule.name or molecule.formula}, displaced: {NO_FORCES}")
+        raise ValueError(f"{molecule.name or molecule.formula}, displaced: {_NO_FORCES}")
 
 
 def _doubts(field: ForceField, vibrations: Vibrations) -> tuple[str, ...]:
@@ -288,8 +290,9 @@ def _doubts(field: ForceField, vibrations: Vibrations) -> tuple[str, ...]:
             f"{STATIONARY:.1e}): harmonic frequencies and thermochemistry mean little; relax it first, in the same mode"
         )
     if vibrations.n_imaginary:
+        n = vibrations.n_imaginary
         found.append(
-            f"{vibrations.n_imaginary} imaginary frequencies, which are printed as negative ones: no minimum; the "
-            "thermochemistry leaves them out"
+            f"{n} imaginary {'frequency' if n == 1 else 'frequencies'}, printed as negative: no minimum; the "
+            "thermochemistry leaves out what is imaginary"
         )
     return tuple(found)

@@ -9,13 +9,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mlsemi.cli.options import DeviceName, ModeName, PrecisionName, limit_threads
-from mlsemi.cli.single import check_output, read_frames, told
+from mlsemi.cli import options
+from mlsemi.cli.options import DeviceName, ModeName, PrecisionName, check_writable, limit_threads, told
+from mlsemi.cli.single import read_frames
 
 if TYPE_CHECKING:
     from mlsemi.model import Model
     from mlsemi.molecule import Molecule
     from mlsemi.observables import Observables
+    from mlsemi.properties.grids import BoxGrid
 
 
 class FormatName(StrEnum):
@@ -79,7 +81,7 @@ class CubeOptions:
 
 
 def export(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="Geometry: xyz [angstrom] or whatever ASE reads.")],
+    file: options.GeometryFile,
     output: Annotated[Path, typer.Option("-o", "--output", help="File to write.")],
     format: Annotated[
         FormatName | None, typer.Option(help="Default: by the name of the output (.json is qcschema, .h5 trexio).")
@@ -95,23 +97,16 @@ def export(
         float | None, typer.Option(help="cube: distance of points [bohr]; default 0.25, of the potential 0.5.")
     ] = None,
     margin: Annotated[float | None, typer.Option(help="cube: space around the nuclei [bohr]; default 6.")] = None,
-    model: Annotated[
-        str | None,
-        typer.Option(help="Shipped model (see `mlsemi models`) or checkpoint; default: organic-b3lyp-def2svp."),
-    ] = None,
+    model: options.Model = None,
     mode: Annotated[ModeName, typer.Option(help="As of `mlsemi predict`.")] = ModeName.fast,
-    charge: Annotated[int | None, typer.Option(help="Total charge; default: what the frames say, else 0.")] = None,
-    spin: Annotated[
-        int | None, typer.Option(help="Unpaired electrons, 2S; default: what the frames say, else 0.")
-    ] = None,
-    frame: Annotated[int | None, typer.Option(help="Frame of FILE, from 0, where it has several.")] = None,
+    charge: options.Charge = None,
+    spin: options.Spin = None,
+    frame: options.Frame = None,
     forces: Annotated[bool, typer.Option("--forces", help="qcschema, extxyz: forces too.")] = False,
-    dispersion: Annotated[bool, typer.Option("--dispersion", help="Add D4 dispersion (needs dftd4).")] = False,
-    device: Annotated[DeviceName, typer.Option(help="Where to compute.")] = DeviceName.cpu,
-    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads; default: as torch chooses.")] = None,
-    precision: Annotated[
-        PrecisionName, typer.Option(help="Of the network; all else is float64.")
-    ] = PrecisionName.float32,
+    dispersion: options.Dispersion = False,
+    device: options.Device = DeviceName.cpu,
+    threads: options.Threads = None,
+    precision: options.Precision = PrecisionName.float32,
 ) -> None:
     """Write orbitals, densities, matrices or results in the format of another program.
 
@@ -121,7 +116,7 @@ def export(
     """
     limit_threads(threads)
     with told(f"{output} was not written"):
-        check_output(output, file)
+        check_writable({"--output": output}, [file])
         kind = format or _by_name(output)
         quantities = {"density": density, "spin": spin_density, "potential": potential}
         cube = _cube(kind, orbital, orbital_spin, quantities, step, margin)
@@ -130,6 +125,8 @@ def export(
         molecules = read_frames(file, frame=frame, charge=charge, spin=spin)
         if len(molecules) > 1 and kind not in OF_MANY:
             raise ValueError(f"{file} has {len(molecules)} frames, and {kind.value} is of one: choose it with --frame")
+        if cube is not None:
+            _grid(molecules[0], cube)  # refused before anything is computed
         from mlsemi.model import DEFAULT_MODEL, load
 
         loaded = load(model or DEFAULT_MODEL, device=device.value, precision=precision.value)
@@ -216,12 +213,17 @@ def write(
             beside.write_text("".join(frames), encoding="utf-8")
 
 
-def _write_cube(output: Path, model: Model, molecule: Molecule, found: Observables, cube: CubeOptions) -> None:
-    from mlsemi.interop.cube import values_on_grid, write_cube
+def _grid(molecule: Molecule, cube: CubeOptions) -> BoxGrid:
     from mlsemi.properties.grids import MARGIN, box_grid
 
     step = cube.step if cube.step is not None else 0.5 if cube.quantity == "potential" else 0.25
-    grid = box_grid(molecule, step=step, margin=MARGIN if cube.margin is None else cube.margin)
+    return box_grid(molecule, step=step, margin=MARGIN if cube.margin is None else cube.margin)
+
+
+def _write_cube(output: Path, model: Model, molecule: Molecule, found: Observables, cube: CubeOptions) -> None:
+    from mlsemi.interop.cube import values_on_grid, write_cube
+
+    grid = _grid(molecule, cube)
     values, title = values_on_grid(
         molecule,
         model.header.basis,

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mlsemi.cli.options import DeviceName, ModeName
+from mlsemi.cli import options
+from mlsemi.cli.options import DeviceName, ModeName, check_outputs, limit_threads, read_files, told
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -28,19 +29,14 @@ class MassName(StrEnum):
 
 def frequencies(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="Geometries: xyz [angstrom] or whatever ASE reads.")],
-    model: Annotated[
-        str | None,
-        typer.Option(help="Shipped model (see `mlsemi models`) or checkpoint; default: organic-b3lyp-def2svp."),
-    ] = None,
+    model: options.Model = None,
     mode: Annotated[
         ModeName, typer.Option(help="fast: exact derivatives; in the others differences of gradients, by PySCF.")
     ] = ModeName.fast,
-    charge: Annotated[int | None, typer.Option(help="Total charge; default: what the frames say, else 0.")] = None,
-    spin: Annotated[
-        int | None, typer.Option(help="Unpaired electrons, 2S; default: what the frames say, else 0.")
-    ] = None,
+    charge: options.Charge = None,
+    spin: options.Spin = None,
     optimize: Annotated[bool, typer.Option("--optimize", help="Relax the geometry first, in the same mode.")] = False,
-    dispersion: Annotated[bool, typer.Option("--dispersion", help="Add D4 dispersion (needs dftd4).")] = False,
+    dispersion: options.Dispersion = False,
     temperature: Annotated[float, typer.Option(help="Of the thermochemistry [K].")] = 298.15,
     pressure: Annotated[float, typer.Option(help="Of the thermochemistry [Pa].")] = 101325.0,
     symmetry_number: Annotated[
@@ -53,15 +49,13 @@ def frequencies(
         Path | None,
         typer.Option("--json", metavar="OUT", help="Write QCSchema AtomicResults with the Hessian."),
     ] = None,
-    device: Annotated[DeviceName, typer.Option(help="Where to compute.")] = DeviceName.cpu,
-    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads; default: as torch chooses.")] = None,
+    device: options.Device = DeviceName.cpu,
+    threads: options.Threads = None,
 ) -> None:
     """Harmonic frequencies, infrared intensities, zero-point energy and thermochemistry (RRHO, ideal gas)."""
-    from mlsemi.cli.options import check_outputs, limit_threads, read_files
-
     limit_threads(threads)
-    try:
-        check_outputs(json_out, None)
+    with told("no JSON was written"):
+        check_outputs(json_out, None, [file])
         _check_conditions(temperature, pressure)
         molecules = read_files([file], charge, spin)
         from mlsemi.model import DEFAULT_MODEL, load
@@ -83,14 +77,6 @@ def frequencies(
 
             write_json(json_out, records)
             typer.echo(f"written: {json_out}", err=True)
-    except BrokenPipeError:  # who reads the table has seen enough
-        raise
-    except (ValueError, OSError, RuntimeError, ImportError) as error:
-        typer.echo(f"error: {' '.join(str(error).split())}", err=True)
-        raise typer.Exit(1) from error
-    except KeyboardInterrupt:
-        typer.echo("interrupted: no JSON was written", err=True)
-        raise typer.Exit(130) from None
 
 
 def _check_conditions(temperature: float, pressure: float) -> None:

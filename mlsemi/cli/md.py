@@ -8,8 +8,9 @@ from typing import Annotated
 
 import typer
 
-from mlsemi.cli.options import DeviceName, ModeName, PrecisionName, limit_threads
-from mlsemi.cli.single import beside, check_output, meter, read_one, told
+from mlsemi.cli import options
+from mlsemi.cli.options import DeviceName, ModeName, PrecisionName, limit_threads, told
+from mlsemi.cli.single import files_of_run, meter, read_one
 
 
 class EnsembleName(StrEnum):
@@ -20,12 +21,9 @@ class EnsembleName(StrEnum):
 
 
 def md(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="Geometry: xyz [angstrom] or whatever ASE reads.")],
+    file: options.GeometryFile,
     output: Annotated[Path, typer.Option("-o", "--output", help="Frames: extended xyz with momenta and results.")],
-    model: Annotated[
-        str | None,
-        typer.Option(help="Shipped model (see `mlsemi models`) or checkpoint; default: organic-b3lyp-def2svp."),
-    ] = None,
+    model: options.Model = None,
     mode: Annotated[ModeName, typer.Option(help="Energy whose forces act, as of `mlsemi predict`.")] = ModeName.fast,
     temperature: Annotated[float, typer.Option(help="Of the first velocities, and of the bath [K].")] = 300.0,
     timestep: Annotated[float, typer.Option(help="Time step [fs].")] = 0.5,
@@ -40,17 +38,13 @@ def md(
     estimate: Annotated[
         bool, typer.Option("--estimate/--no-estimate", help="fast: estimate errors of the energy, in twice the time.")
     ] = False,
-    charge: Annotated[int | None, typer.Option(help="Total charge; default: what the frame says, else 0.")] = None,
-    spin: Annotated[
-        int | None, typer.Option(help="Unpaired electrons, 2S; default: what the frame says, else 0.")
-    ] = None,
-    frame: Annotated[int | None, typer.Option(help="Frame of FILE, from 0, where it has several.")] = None,
-    dispersion: Annotated[bool, typer.Option("--dispersion", help="Add D4 dispersion (needs dftd4).")] = False,
-    device: Annotated[DeviceName, typer.Option(help="Where to compute.")] = DeviceName.cpu,
-    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads; default: as torch chooses.")] = None,
-    precision: Annotated[
-        PrecisionName, typer.Option(help="Of the network; all else is float64.")
-    ] = PrecisionName.float32,
+    charge: options.Charge = None,
+    spin: options.Spin = None,
+    frame: options.Frame = None,
+    dispersion: options.Dispersion = False,
+    device: options.Device = DeviceName.cpu,
+    threads: options.Threads = None,
+    precision: options.Precision = PrecisionName.float32,
 ) -> None:
     """Run molecular dynamics of a molecule.
 
@@ -60,7 +54,7 @@ def md(
     """
     limit_threads(threads)
     with told(f"{output} has whole frames; --restart goes on"):
-        check_output(output, file)
+        log, state = files_of_run(output, trajectory=None, source=file)
         molecule = read_one(file, frame=frame, charge=charge, spin=spin)
         from mlsemi.cli.display import Display
         from mlsemi.interop.ase.calculator import MlsemiCalculator
@@ -95,8 +89,8 @@ def md(
                 calculator,
                 steps=steps,
                 trajectory=output,
-                state=beside(output, ".restart"),
-                log=beside(output, ".log"),
+                state=state,
+                log=log,
                 settings=settings,
                 restart=restart,
                 on_step=show,

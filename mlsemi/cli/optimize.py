@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mlsemi.cli.options import DeviceName, ModeName, PrecisionName, limit_threads
-from mlsemi.cli.single import beside, check_output, meter, read_one, told
+from mlsemi.cli import options
+from mlsemi.cli.options import DeviceName, ModeName, PrecisionName, limit_threads, told
+from mlsemi.cli.single import files_of_run, meter, read_one
 
 if TYPE_CHECKING:
     from mlsemi.interop.ase.optimize import Optimized
@@ -24,12 +25,9 @@ class OptimizerName(StrEnum):
 
 
 def optimize(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="Geometry: xyz [angstrom] or whatever ASE reads.")],
+    file: options.GeometryFile,
     output: Annotated[Path, typer.Option("-o", "--output", help="Last geometry, extended xyz with its results.")],
-    model: Annotated[
-        str | None,
-        typer.Option(help="Shipped model (see `mlsemi models`) or checkpoint; default: organic-b3lyp-def2svp."),
-    ] = None,
+    model: options.Model = None,
     mode: Annotated[ModeName, typer.Option(help="Energy that is minimized, as of `mlsemi predict`.")] = ModeName.fast,
     fmax: Annotated[float, typer.Option(help="Largest force of an atom at the end [eV/angstrom].")] = 0.01,
     steps: Annotated[int, typer.Option(min=0, help="Most steps, over all restarts.")] = 500,
@@ -38,17 +36,13 @@ def optimize(
     restart: Annotated[
         bool, typer.Option("--restart", help="Go on with a run that was ended: same FILE, same options.")
     ] = False,
-    charge: Annotated[int | None, typer.Option(help="Total charge; default: what the frame says, else 0.")] = None,
-    spin: Annotated[
-        int | None, typer.Option(help="Unpaired electrons, 2S; default: what the frame says, else 0.")
-    ] = None,
-    frame: Annotated[int | None, typer.Option(help="Frame of FILE, from 0, where it has several.")] = None,
-    dispersion: Annotated[bool, typer.Option("--dispersion", help="Add D4 dispersion (needs dftd4).")] = False,
-    device: Annotated[DeviceName, typer.Option(help="Where to compute.")] = DeviceName.cpu,
-    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads; default: as torch chooses.")] = None,
-    precision: Annotated[
-        PrecisionName, typer.Option(help="Of the network; all else is float64.")
-    ] = PrecisionName.float32,
+    charge: options.Charge = None,
+    spin: options.Spin = None,
+    frame: options.Frame = None,
+    dispersion: options.Dispersion = False,
+    device: options.Device = DeviceName.cpu,
+    threads: options.Threads = None,
+    precision: options.Precision = PrecisionName.float32,
 ) -> None:
     """Minimize the energy of a molecule.
 
@@ -57,7 +51,7 @@ def optimize(
     """
     limit_threads(threads)
     with told("the state after the last whole step is kept; --restart goes on from there"):
-        check_output(output, file)
+        log, state = files_of_run(output, trajectory=trajectory, source=file)
         molecule = read_one(file, frame=frame, charge=charge, spin=spin)
         from mlsemi.cli.display import Display
         from mlsemi.interop.ase import optimize as engine
@@ -82,12 +76,12 @@ def optimize(
             found = engine.optimize(
                 molecule,
                 calculator,
-                state=beside(output, ".restart"),
+                state=state,
                 optimizer=optimizer.value,
                 fmax=fmax,
                 steps=steps,
                 trajectory=trajectory,
-                log=beside(output, ".log"),
+                log=log,
                 restart=restart,
                 on_step=show,
             )

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mlsemi.cli.options import DeviceName, ModeName, PrecisionName, check_outputs, limit_threads, read_files
+from mlsemi.cli import options
+from mlsemi.cli.options import DeviceName, ModeName, PrecisionName, check_outputs, limit_threads, read_files, told
 
 if TYPE_CHECKING:
     import numpy as np
@@ -29,10 +30,7 @@ def predict(
     files: Annotated[
         list[Path], typer.Argument(metavar="FILE", help="Geometries: xyz [angstrom] or whatever ASE reads.")
     ],
-    model: Annotated[
-        str | None,
-        typer.Option(help="Shipped model (see `mlsemi models`) or checkpoint; default: organic-b3lyp-def2svp."),
-    ] = None,
+    model: options.Model = None,
     mode: Annotated[
         ModeName,
         typer.Option(
@@ -45,7 +43,7 @@ def predict(
         int | None, typer.Option(help="Unpaired electrons, 2S; default: what the frames say, else 0.")
     ] = None,
     forces: Annotated[bool, typer.Option("--forces", help="Forces too; in JSON the gradient.")] = False,
-    dispersion: Annotated[bool, typer.Option("--dispersion", help="Add D4 dispersion (needs dftd4).")] = False,
+    dispersion: options.Dispersion = False,
     compare: Annotated[
         bool, typer.Option("--compare", help="scf: PySCF's default guess too; the lower solution counts.")
     ] = False,
@@ -65,17 +63,16 @@ def predict(
     matrices: Annotated[
         Path | None, typer.Option(metavar="OUT", help="Write OUT-0000.npz...: F, S, D, C in PySCF's AO order.")
     ] = None,
-    device: Annotated[DeviceName, typer.Option(help="Where to compute.")] = DeviceName.cpu,
-    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads; default: as torch chooses.")] = None,
-    precision: Annotated[
-        PrecisionName, typer.Option(help="Of the network; all else is float64.")
-    ] = PrecisionName.float32,
+    device: options.Device = DeviceName.cpu,
+    threads: options.Threads = None,
+    precision: options.Precision = PrecisionName.float32,
 ) -> None:
     """Predict energy, orbitals, dipole moment and charges of molecules, without SCF but in the scf mode."""
     start = time.perf_counter()
     limit_threads(threads)
-    try:
-        check_outputs(json_out, matrices)
+    failed = 0
+    with told("no JSON was written; matrices that were written are whole"):
+        check_outputs(json_out, matrices, files)
         molecules = read_files(files, charge, spin)
         from mlsemi.model import DEFAULT_MODEL, load
 
@@ -83,27 +80,19 @@ def predict(
         _check_options(mode, compare=compare, conv_tol=conv_tol)
         loaded.check(molecules, mode=mode.value, forces=forces, dispersion=dispersion)
         printer = _Printer(loaded, mode.value, molecules, forces=forces)
-        options = {"forces": forces, "dispersion": dispersion, "compare": compare, "conv_tol": conv_tol}
-        options["estimate"] = estimate
-        run = _Run(loaded, molecules, mode.value, options, json_out, matrices)
+        how = {"forces": forces, "dispersion": dispersion, "compare": compare, "conv_tol": conv_tol}
+        how["estimate"] = estimate
+        run = _Run(loaded, molecules, mode.value, how, json_out, matrices)
         for index, observables in run.results():
             printer.add(index, observables)
         run.write_json()
-    except BrokenPipeError:  # who reads the table has seen enough
-        raise
-    except (ValueError, OSError, RuntimeError, ImportError) as error:
-        typer.echo(f"error: {' '.join(str(error).split())}", err=True)
-        raise typer.Exit(1) from error
-    except KeyboardInterrupt:
-        typer.echo("interrupted: no JSON was written; matrices that were written are whole", err=True)
-        raise typer.Exit(130) from None
-    failed = printer.finish(time.perf_counter() - start)
-    if json_out is not None:
-        typer.echo(f"written: {json_out}", err=True)
-    if matrices is not None and run.with_matrices:
-        first, last = min(run.with_matrices), max(run.with_matrices)
-        more = f" ... {run.matrix_path(last)}" if last > first else ""
-        typer.echo(f"written: {run.matrix_path(first)}{more}", err=True)
+        failed = printer.finish(time.perf_counter() - start)
+        if json_out is not None:
+            typer.echo(f"written: {json_out}", err=True)
+        if matrices is not None and run.with_matrices:
+            first, last = min(run.with_matrices), max(run.with_matrices)
+            more = f" ... {run.matrix_path(last)}" if last > first else ""
+            typer.echo(f"written: {run.matrix_path(first)}{more}", err=True)
     if failed:
         raise typer.Exit(1)
 

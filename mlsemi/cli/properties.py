@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mlsemi.cli.options import ModeName, check_outputs, limit_threads, read_files
+from mlsemi.cli import options
+from mlsemi.cli.options import ModeName, check_outputs, limit_threads, read_files, told
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -25,29 +26,24 @@ def properties(
     files: Annotated[
         list[Path], typer.Argument(metavar="FILE", help="Geometries: xyz [angstrom] or whatever ASE reads.")
     ],
-    model: Annotated[
-        str | None,
-        typer.Option(help="Shipped model (see `mlsemi models`) or checkpoint; default: organic-b3lyp-def2svp."),
-    ] = None,
+    model: options.Model = None,
     mode: Annotated[
         ModeName,
         typer.Option(help="scf: of PySCF's self-consistent density; all others: of the predicted one."),
     ] = ModeName.fast,
-    charge: Annotated[int | None, typer.Option(help="Total charge; default: what the frames say, else 0.")] = None,
-    spin: Annotated[
-        int | None, typer.Option(help="Unpaired electrons, 2S; default: what the frames say, else 0.")
-    ] = None,
+    charge: options.Charge = None,
+    spin: options.Spin = None,
     bonds: Annotated[float, typer.Option(help="Print bonds of a Mayer or Wiberg order above this.")] = BOND,
     json_out: Annotated[
         Path | None,
         typer.Option("--json", metavar="OUT", help="Write everything in atomic units; a list for several frames."),
     ] = None,
-    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads; default: as torch chooses.")] = None,
+    threads: options.Threads = None,
 ) -> None:
     """Charges, spins, bond orders, dipole and quadrupole, frontier orbitals and Fukui functions of molecules."""
     limit_threads(threads)
-    try:
-        check_outputs(json_out, None)
+    with told("no JSON was written"):
+        check_outputs(json_out, None, files)
         molecules = read_files(files, charge, spin)
         from mlsemi.interop.qcschema import write_json
         from mlsemi.model import DEFAULT_MODEL, load
@@ -57,14 +53,6 @@ def properties(
         records = _run(loaded, molecules, mode.value, bonds, keep=json_out is not None)
         if json_out is not None:
             write_json(json_out, records)
-    except BrokenPipeError:  # who reads the tables has seen enough
-        raise
-    except (ValueError, OSError, RuntimeError, ImportError) as error:
-        typer.echo(f"error: {' '.join(str(error).split())}", err=True)
-        raise typer.Exit(1) from error
-    except KeyboardInterrupt:
-        typer.echo("interrupted: no JSON was written", err=True)
-        raise typer.Exit(130) from None
     if json_out is not None:
         typer.echo(f"written: {json_out}", err=True)
 

@@ -1,37 +1,16 @@
-"""What the commands for one molecule share: reading it, reporting errors, names of the files beside the output."""
+"""What the commands for one molecule share: reading it, progress, names of the files beside the output."""
 
 from __future__ import annotations
 
-import os
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import typer
+from mlsemi.cli.options import check_writable, read_files
 
 if TYPE_CHECKING:
     from mlsemi.molecule import Molecule
-
-
-@contextmanager
-def told(interrupted: str) -> Iterator[None]:
-    """Turns errors of the user and of the machine into one line and exit code 1, Ctrl-C into a line and 130.
-
-    Args:
-        interrupted: what is left after Ctrl-C.
-    """
-    try:
-        yield
-    except BrokenPipeError:  # who reads the output has seen enough
-        raise
-    except (ValueError, OSError, RuntimeError, ImportError) as error:
-        typer.echo(f"error: {' '.join(str(error).split())}", err=True)
-        raise typer.Exit(1) from error
-    except KeyboardInterrupt:
-        typer.echo(f"interrupted: {interrupted}", err=True)
-        raise typer.Exit(130) from None
 
 
 def read_frames(path: Path, *, frame: int | None, charge: int | None, spin: int | None) -> list[Molecule]:
@@ -40,14 +19,7 @@ def read_frames(path: Path, *, frame: int | None, charge: int | None, spin: int 
     Raises:
         ValueError: for what `read_molecules` refuses, and a frame that is not there.
     """
-    from mlsemi.interop.ase import read_molecules
-
-    try:
-        molecules = read_molecules(path, charge=charge, spin=spin)
-    except ValueError as error:
-        if "electrons" in str(error):
-            raise ValueError(f"{error}; the options are --charge and --spin (unpaired electrons, 2S)") from error
-        raise
+    molecules = read_files([path], charge, spin)
     if frame is None:
         return molecules
     if not -len(molecules) <= frame < len(molecules):
@@ -82,22 +54,18 @@ def beside(output: Path, suffix: str) -> Path:
     return output.with_name(output.name.removesuffix(".xyz").removesuffix(".extxyz") + suffix)
 
 
-def check_output(output: Path, source: Path) -> None:
-    """Refuses an output that cannot be written, or that is the input, before anything is computed.
+def files_of_run(output: Path, *, trajectory: Path | None, source: Path) -> tuple[Path, Path]:
+    """Log and state of a run, which lie beside its output.
 
     Raises:
-        ValueError: saying why.
+        ValueError: for files that cannot be written or would overwrite one another or the source, and names of another
+            format than extended xyz.
     """
-    if output.is_dir():
-        raise ValueError(f"--output: {output} is a folder; give the name of a file")
-    if not output.absolute().parent.is_dir():
-        raise ValueError(f"--output: the folder {output.parent} does not exist; create it first")
-    if output.exists() and source.exists() and output.samefile(source):
-        raise ValueError(f"--output: {output} is the file that is read; take another name")
-    probe = output.with_name(f".{output.name}.{os.getpid()}.probe")
-    try:
-        probe.write_bytes(b"")
-    except OSError as error:
-        raise ValueError(f"--output: cannot write to {output.parent}: {error.strerror}") from error
-    finally:
-        probe.unlink(missing_ok=True)
+    frames = {"--output": output, "--trajectory": trajectory}
+    check_writable(frames, [source])
+    for option, path in frames.items():
+        if path is not None and path.suffix.lower() not in (".xyz", ".extxyz"):
+            raise ValueError(f"{option}: {path} is to be extended xyz; give a name that ends in .xyz")
+    log, state = beside(output, ".log"), beside(output, ".restart")
+    check_writable({**frames, "--output, its log": log, "--output, its state": state}, [source])
+    return log, state

@@ -22,6 +22,9 @@ from mlsemi.molecule import Molecule
 CHUNK = 1 << 21
 """AO values, or half as many combinations of primitive pair and point, that are held at once (16 MB, some 100 MB)."""
 
+MOST_POINTS = 50_000_000
+"""Of a grid: a cube file of them has 700 MB."""
+
 MARGIN = 6.0
 """Default distance of the faces of a box from the nearest nucleus [bohr]: isosurfaces of valence orbitals fit."""
 
@@ -65,12 +68,18 @@ def box_grid(molecule: Molecule, *, step: float = 0.25, margin: float = MARGIN) 
         margin: least distance of the faces of the box from the nuclei [bohr].
 
     Raises:
-        ValueError: for a step or a margin that makes no box.
+        ValueError: for a step or a margin that makes no box, or one of more than `MOST_POINTS`.
     """
     if not step > 0 or not margin >= 0:
         raise ValueError(f"step={step:g} and margin={margin:g} must be positive lengths [bohr]")
     low, high = molecule.positions.min(0) - margin, molecule.positions.max(0) + margin
-    n = np.ceil((high - low) / step - 1e-9).astype(int) + 1
+    n = np.ceil((high - low) / step - 1e-9) + 1
+    if not n.prod() <= MOST_POINTS:
+        raise ValueError(
+            f"step={step:g} and margin={margin:g} bohr make a grid of {n.prod():.0e} points, and {MOST_POINTS:.0e} are "
+            "the most; take a larger step"
+        )
+    n = n.astype(int)
     origin = (low + high) / 2 - step * (n - 1) / 2
     return BoxGrid(origin, float(step), (int(n[0]), int(n[1]), int(n[2])))
 

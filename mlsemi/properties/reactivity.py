@@ -52,10 +52,13 @@ class Frontier:
     def electrophilicity(self) -> Tensor:
         """omega = chi^2 / (2 (I - A)) [Eh]: the energy gained by taking up electrons until saturation.
 
+        nan where the gap is not above `DEGENERATE`: there is no hardness then, and nothing saturates.
+
         Parr, von Szentpaly and Liu, J. Am. Chem. Soc. 121, 1922 (1999), who write mu^2 / (2 eta) with a hardness of
         I - A, twice that of `hardness`.
         """
-        return self.electronegativity.square() / (2 * self.gap)
+        gap = torch.where(self.gap > DEGENERATE, self.gap, torch.nan)
+        return self.electronegativity.square() / (2 * gap)
 
 
 class FrontierDensities(NamedTuple):

@@ -31,6 +31,7 @@ from mlsemi.basis import Basis
 from mlsemi.layout import AOLayout
 from mlsemi.molecule import Molecule
 from mlsemi.observables import Observables
+from mlsemi.reference.degeneracy import electrons_moved
 from mlsemi.reference.gradients import explicit_gradient
 from mlsemi.reference.mean_field import (
     GRID_LEVEL,
@@ -224,20 +225,6 @@ def default_start(molecule: Molecule, basis: Basis, *, method: str, conv_tol: fl
     """
     resolve_functional(method)
     return _from_default(to_pyscf_mole(molecule, basis), method, conv_tol)[0]
-
-
-def electrons_moved(before: np.ndarray, after: np.ndarray, overlap: np.ndarray) -> float:
-    """Electrons of one spin that left the occupied space: n - Tr[P S P' S], the largest of the spins.
-
-    Args:
-        before: densities of a determinant, shape (spin, ao, ao); both spins together if there is one.
-        after: another one's.
-        overlap: shape (ao, ao).
-    """
-    per_spin = 0.5 if len(before) == 1 else 1.0
-    # half of |S^1/2 (P' - P) S^1/2|^2 is the same and does not cancel
-    differences = [per_spin * (b - a) @ overlap for b, a in zip(before, after, strict=True)]
-    return max(0.5 * float(np.einsum("ij,ji->", d, d)) for d in differences)
 
 
 def _gradient(mol: Any, method: str, layout: AOLayout, observables: Observables) -> np.ndarray:

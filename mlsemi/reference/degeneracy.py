@@ -12,12 +12,10 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from mlsemi.domain import DEGENERACY_GAP
 from mlsemi.layout import AOLayout
 from mlsemi.molecule import Molecule
 from mlsemi.observables import Observables
-
-DEGENERACY_GAP = 1e-3
-"""Below this HOMO-LUMO gap of one spin [Eh] the occupation is a matter of choice, and so is the label."""
 
 FRAME_TOLERANCE = 0.01
 """An operation is one of the nuclei if it brings each within this distance of an equal one [bohr]."""
@@ -45,7 +43,8 @@ def reasons(molecule: Molecule, layout: AOLayout, observables: Observables) -> t
     assert observables.density is not None and observables.overlap is not None
     moved, name = 0.0, ""
     for operation, permutation, label in symmetry_operations(molecule):
-        electrons = electrons_moved(layout, observables.density, observables.overlap, operation, permutation)
+        carried = carried_along(layout, observables.density, operation, permutation)
+        electrons = electrons_moved(observables.density, carried, observables.overlap)
         if electrons > max(moved, ELECTRONS_TOLERANCE):
             moved, name = electrons, label
     if name:
@@ -68,31 +67,35 @@ def smallest_gap(observables: Observables) -> float:
     return min(gaps, default=float("inf"))
 
 
-def electrons_moved(
-    layout: AOLayout, density: np.ndarray, overlap: np.ndarray, operation: np.ndarray, permutation: np.ndarray
-) -> float:
-    """Electrons of one spin that leave the occupied space when the density is carried along by an operation.
+def electrons_moved(before: np.ndarray, after: np.ndarray, overlap: np.ndarray) -> float:
+    """Electrons of one spin that left the occupied space: n - Tr[D S D' S], the larger figure of the two spins.
 
-    With D and D' the density matrix before and after, n - Tr[D S D' S] for idempotent D; measured as half of
-    |S^1/2 (D' - D) S^1/2|^2, which is the same and does not cancel.
+    Measured as half of |S^1/2 (D' - D) S^1/2|^2, which is the same for idempotent densities and does not cancel.
+
+    Args:
+        before: densities of a determinant, shape (spin, ao, ao); both spins together if there is one.
+        after: another one's.
+        overlap: shape (ao, ao).
+    """
+    per_spin = 0.5 if len(before) == 1 else 1.0
+    differences = [per_spin * (a - b) @ overlap for b, a in zip(before, after, strict=True)]
+    return max(0.5 * float(np.einsum("ij,ji->", d, d)) for d in differences)
+
+
+def carried_along(layout: AOLayout, density: np.ndarray, operation: np.ndarray, permutation: np.ndarray) -> np.ndarray:
+    """A density that an operation carries along, shape (spin, ao, ao) like `density`.
 
     Args:
         layout: AO order of the matrices.
-        density: shape (spin, ao, ao); both spins together if there is one.
-        overlap: shape (ao, ao).
+        density: shape (spin, ao, ao).
         operation: orthogonal matrix, shape (3, 3).
         permutation: the atom that each atom is brought to, shape (atom,).
-
-    Returns:
-        The larger figure of the two spins.
     """
     offsets = layout.atom_offsets.tolist()
     target = np.concatenate([np.arange(offsets[p], offsets[p + 1]) for p in permutation.tolist()])
     matrix = np.empty((layout.n_ao, layout.n_ao))
     matrix[target] = layout.rotation(operation)
-    per_spin = 0.5 if len(density) == 1 else 1.0
-    differences = [per_spin * (matrix @ each @ matrix.T - each) @ overlap for each in density]
-    return max(0.5 * float(np.einsum("ij,ji->", d, d)) for d in differences)
+    return matrix @ density @ matrix.T
 
 
 def symmetry_operations(

@@ -4,8 +4,9 @@ Localized occupied orbitals are rotations of the occupied ones: between them and
 would be every E(2). What interacts are the strictly localized orbitals of a Lewis structure, and these are made here:
 
 1. The intrinsic atomic orbitals (IAOs) span the occupied orbitals exactly; F and the density in them are exact.
-2. Each intrinsic bond orbital says what it is: core, lone pair (one atom) or bond (its two main atoms). It is cut to
-   these atoms; what is left of it on an atom is a hybrid.
+2. Each intrinsic bond orbital says what it is: core, lone pair (one atom) or bond (its two main atoms). Where an atom
+   has more of them than valence orbitals, those of which it has least are lone pairs of the other atom, such as that
+   of nitrogen in an amide. It is cut to these atoms; what is left of it on an atom is a hybrid.
 3. The hybrids of an atom are made orthogonal to its core and symmetrically among themselves; lone pairs of an atom are
    those that diagonalize F among them.
 4. Bond and antibond are the two combinations of its hybrids that diagonalize the density. What an atom has left over is
@@ -35,6 +36,9 @@ from mlsemi.state import ElectronicState
 
 _DEPENDENT = 0.05
 """Least eigenvalue of the overlap of the hybrids of an atom: below it there are more bonds than directions for them."""
+
+_ALIKE = 0.01
+"""Shares of an atom in two orbitals that differ by less than this do not tell a bond from a lone pair."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -149,8 +153,8 @@ def lewis_orbitals(
     occupied = project @ case.occupied
     density = occupied @ occupied.T
     structure = _Structure(molecule, case.iao_atom, fock, density)
-    for i in range(inside.shape[1]):
-        structure.add(inside[:, i], local.populations[i], core=i < case.n_core)
+    for i, atoms in enumerate(_atoms_of(local.populations, case.n_core, np.bincount(case.iao_atom))):
+        structure.add(inside[:, i], atoms, core=i < case.n_core)
     orbitals, atoms, kinds = structure.orbitals()
     names = ["-".join(f"{symbol_of(int(molecule.numbers[a]))}{a + 1}" for a in sorted(member)) for member in atoms]
     matrix = orbitals.T @ fock @ orbitals
@@ -166,6 +170,29 @@ def lewis_orbitals(
         fock=matrix,
         unique=local.unique,
     )
+
+
+def _atoms_of(shares: np.ndarray, n_core: int, room: np.ndarray) -> list[tuple[int, ...]]:
+    """Atoms of each intrinsic bond orbital: one, or two if the second has a share worth the name, and room for it.
+
+    Args:
+        shares: of the atoms in each orbital, core orbitals first, shape (orbital, atom).
+        n_core: number of core orbitals.
+        room: number of minimal orbitals of each atom, shape (atom,).
+    """
+    order = np.argsort(-shares, axis=1, kind="stable")
+    found = []
+    for i, (first, *rest) in enumerate(order.tolist()):
+        two = i >= n_core and rest and shares[i, rest[0]] >= ONE_CENTRE
+        found.append((first, rest[0]) if two else (first,))
+    for atom, most in enumerate(room.tolist()):
+        excess = sum(atom in atoms for atoms in found) - most
+        lesser = sorted((shares[i, atom], i) for i, atoms in enumerate(found) if atoms[1:] == (atom,))
+        # which of equal ones are bonds would be a matter of choice: such a molecule has no Lewis structure
+        if 0 < excess <= len(lesser) and (excess == len(lesser) or lesser[excess][0] - lesser[excess - 1][0] > _ALIKE):
+            for _, i in lesser[:excess]:
+                found[i] = found[i][:1]
+    return found
 
 
 def _numbered(names: list[str], energies: np.ndarray) -> tuple[str, ...]:
@@ -203,16 +230,13 @@ class _Structure:
         self.hybrids: dict[int, list[np.ndarray]] = {k: [] for k in range(molecule.n_atoms)}
         self.owners: dict[int, list[int]] = {k: [] for k in range(molecule.n_atoms)}
 
-    def add(self, orbital: np.ndarray, shares: np.ndarray, *, core: bool) -> None:
-        """Cuts an intrinsic bond orbital to its atoms: one, or two if the second has a share worth the name."""
-        order = np.argsort(-shares, kind="stable").tolist()
-        two = not core and len(order) > 1 and shares[order[1]] >= ONE_CENTRE
-        atoms = tuple(order[: 1 + two])
+    def add(self, orbital: np.ndarray, atoms: tuple[int, ...], *, core: bool) -> None:
+        """Cuts an intrinsic bond orbital to its atoms."""
         for a in atoms:
             hybrid = np.where(self.iao_atom == a, orbital, 0.0)
             self.hybrids[a].append(hybrid / np.linalg.norm(hybrid))
             self.owners[a].append(len(self.kinds))
-        self.kinds.append("core" if core else "bond" if two else "lone pair")
+        self.kinds.append("core" if core else "bond" if len(atoms) == 2 else "lone pair")
         self.members.append(atoms)
 
     def orbitals(self) -> tuple[np.ndarray, list[tuple[int, ...]], list[str]]:

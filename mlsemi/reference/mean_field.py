@@ -16,10 +16,11 @@ from pyscf import dft, gto, scf
 from pyscf.scf.dispersion import parse_dft
 
 from mlsemi.basis import Basis
+from mlsemi.domain import DEGENERACY_GAP
 from mlsemi.layout import AOLayout
 from mlsemi.molecule import Molecule, symbol_of
 from mlsemi.observables import Observables
-from mlsemi.reference.degeneracy import DEGENERACY_GAP, reasons
+from mlsemi.reference.degeneracy import reasons
 from mlsemi.reference.stability import UNSTABLE, lowest_curvature, rotated
 from mlsemi.reference.two_grid import State, commutator, keep_orbital_values, solve_two_grid
 

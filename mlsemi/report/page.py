@@ -154,7 +154,7 @@ def _toggles(content: Content) -> Safe:
         parts.append('<label class="check"><input type="checkbox" id="dipole"> Dipole</label>')
     if content.frequencies and len(content.frequencies.vibrations.wavenumbers):
         wavenumbers = content.frequencies.vibrations.wavenumbers.tolist()
-        names = {"-1": "none"} | {str(k): f"{k + 1}: {number(w, 0)} cm⁻¹" for k, w in enumerate(wavenumbers)}
+        names = {"-1": "none"} | {str(k): f"{k}: {number(w, 0)} cm⁻¹" for k, w in enumerate(wavenumbers)}
         parts.append(f'<label>Vibration <select id="mode">{_options(names)}</select></label>')
     return Safe("".join(parts))
 
@@ -208,6 +208,6 @@ def _modes(content: Content) -> list[dict[str, Any]]:
     found = []
     for k, shift in enumerate(content.scene.turned(modes.displacements)):
         largest = float(np.linalg.norm(shift, axis=-1).max())
-        label = f"mode {k + 1}: {number(float(modes.wavenumbers[k]), 1)} cm⁻¹, {intensities[k]:.1f} km/mol"
+        label = f"mode {k}: {number(float(modes.wavenumbers[k]), 1)} cm⁻¹, {intensities[k]:.1f} km/mol"
         found.append({"label": label, "shift": (shift / largest).round(4).tolist()})
     return found

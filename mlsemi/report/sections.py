@@ -79,7 +79,7 @@ def energies(content: Content) -> Safe:
     o, header = content.observables, content.model.header
 
     def energy(name: str, value: float | None, digits: int = 6) -> list[tuple[str, ...]]:
-        if value is None:
+        if value is None or not np.isfinite(value):
             return []
         return [(name, number(value, digits), number(value * HARTREE_IN_EV, 3),
                  number(value * HARTREE_IN_KCAL_PER_MOL, 2))]  # fmt: skip
@@ -142,11 +142,12 @@ def bonds(content: Content) -> Safe:
 def orbital_table(orbitals: Iterable[Orbital]) -> Safe:
     """Energies of the orbitals that are shown, the highest first."""
     rows = [
-        (o.name, str(o.index), number(o.energy, 6), number(o.energy * HARTREE_IN_EV, 3), f"{o.occupation:g}")
+        (o.name, str(o.index + 1), number(o.energy, 6), number(o.energy * HARTREE_IN_EV, 3), f"{o.occupation:g}")
         for o in sorted(orbitals, key=lambda o: -o.energy)
     ]
-    header = ("orbital", "index", "Eh", "eV", "electrons")
-    return section("Orbitals", table(header, rows, caption="Frontier orbitals; indices count from 0 in each spin"))
+    header = ("orbital", "number", "Eh", "eV", "electrons")
+    caption = "Frontier orbitals; numbers count from 1 in each spin, as mlsemi export --orbital takes them"
+    return section("Orbitals", table(header, rows, caption=caption))
 
 
 def moments(content: Content) -> Safe:
@@ -169,7 +170,7 @@ def vibrations(content: Content) -> Safe:
         return Safe("")
     modes = found.vibrations
     rows = [
-        (str(k + 1), number(float(w), 1), f"{i:.1f}", f"{m:.2f}")
+        (str(k), number(float(w), 1), f"{i:.1f}", f"{m:.2f}")
         for k, (w, i, m) in enumerate(
             zip(modes.wavenumbers.tolist(), found.intensities.tolist(), modes.reduced_masses.tolist(), strict=True)
         )
@@ -177,9 +178,11 @@ def vibrations(content: Content) -> Safe:
     if not rows:
         return section("Vibrations", "<p>An atom has none.</p>")
     header = ("mode", "cm⁻¹", "IR/(km/mol)", "reduced mass/u")
-    listed = table(header, rows, caption="Harmonic frequencies, imaginary ones negative", row_data="mode")
+    caption = "Harmonic frequencies, imaginary ones negative; modes count from 0"
+    listed = table(header, rows, caption=caption, row_data="mode")
     hint = '<p class="hint screen-only">Choose a mode here, in the spectrum or below the picture to see it move.</p>'
     picture = infrared_spectrum(modes.wavenumbers, found.intensities)
+    picture = picture or Safe('<p class="note">No mode absorbs in the infrared.</p>')
     return section("Vibrations", picture, hint, flow([listed, _thermochemistry(content)]), wide=True)
 
 

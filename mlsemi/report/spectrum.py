@@ -16,11 +16,14 @@ _WIDTH, _HEIGHT, _LEFT, _BOTTOM, _TOP = 1140, 220, 14, 34, 16
 _BAND = 15.0
 """Full width at half maximum of the bands that are drawn [cm^-1]."""
 
+_INVISIBLE = 0.01
+"""Intensities of no mode above this are rounding: the molecule does not absorb [km/mol]."""
+
 
 def infrared_spectrum(wavenumbers: np.ndarray, intensities: np.ndarray) -> Safe:
-    """Sticks and bands, high wavenumbers to the left as spectroscopists have it (SVG)."""
+    """Sticks and bands, high wavenumbers to the left as spectroscopists have it (SVG); nothing if no mode absorbs."""
     real = wavenumbers > 0
-    if not real.any() or not intensities[real].max() > 0:
+    if not intensities[real].max(initial=0.0) > _INVISIBLE:
         return Safe("")
     high = float(np.ceil((wavenumbers.max() * 1.04 + 100) / 500) * 500)
     grid = np.linspace(0.0, high, 900)

@@ -118,6 +118,7 @@ def test_wrong_calls_are_refused_before_anything_is_computed(run, tmp_path, monk
         (("water.xyz", "-o", "w.cube", "--density", "--orbital", "homo"), "a cube is of one of"),
         (("water.xyz", "-o", "w.cube", "--density", "--orbital-spin", "beta"), "--orbital-spin goes with --orbital"),
         (("water.xyz", "-o", "w.cube", "--density", "--step", 0), "--step 0 must be a positive length"),
+        (("water.xyz", "-o", "w.cube", "--density", "--step", 1e-3), "e+12 points, and 5e+07 are the most; take a"),
         (("water.xyz", "-o", "w.cube", "--orbital", "sumo"), "orbital='sumo' must be homo"),
         (("water.xyz", "-o", "w.molden", "--density"), "--density is an option of --format cube"),
         (("water.xyz", "-o", "w.json", "--step", 1), "--step is an option of --format cube, and the format is qcs"),
@@ -125,7 +126,7 @@ def test_wrong_calls_are_refused_before_anything_is_computed(run, tmp_path, monk
         (("two.xyz", "-o", "w.molden"), "two.xyz has 2 frames, and molden is of one"),
         (("two.xyz", "-o", "w.molden", "--frame", 5), "has the frames 0 to 1"),
         (("water.xyz", "-o", "none/w.molden"), "the folder none does not exist"),
-        (("water.xyz", "-o", "water.xyz"), "is the file that is read"),
+        (("water.xyz", "-o", "water.xyz"), "is a file that is read; take another name"),
         (("oh.xyz", "-o", "w.molden"), "does not cover"),
     ):
         result = run(*arguments)

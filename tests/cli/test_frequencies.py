@@ -57,6 +57,7 @@ def test_relaxed_first(run):
         (("water.xyz", "--temperature", "0"), "--temperature 0 must be positive"),
         (("water.xyz", "--pressure", "-1"), "--pressure -1 must be positive"),
         (("water.xyz", "--json", "none/out.json"), "folder none does not exist"),
+        (("water.xyz", "--json", "./water.xyz"), "--json: water.xyz is a file that is read; take another name"),
         (("water.xyz", "--charge", "1", "--spin", "1"), "does not cover"),
     ],
 )

@@ -110,7 +110,9 @@ def test_wrong_calls_are_refused_before_anything_is_written(run, tmp_path, comma
         (("two.xyz", "-o", "out.xyz", "--frame", 2), "--frame 2: two.xyz has the frames 0 to 1"),
         (("cell.xyz", "-o", "out.xyz"), "periodic"),
         (("none.xyz", "-o", "out.xyz"), "no such geometry file"),
-        (("water.xyz", "-o", "water.xyz"), "is the file that is read"),
+        (("water.xyz", "-o", "water.xyz"), "--output: water.xyz is a file that is read; take another name"),
+        (("water.log", "-o", "water.xyz"), "--output, its log: water.log is a file that is read"),
+        (("water.xyz", "-o", "out.pdb"), "--output: out.pdb is to be extended xyz; give a name that ends in .xyz"),
         (("water.xyz", "-o", "none/out.xyz"), "the folder none does not exist"),
         (("water.xyz", "-o", "."), "is a folder"),
         (("water.xyz", "-o", "out.xyz", "--charge", 1), "spin must be odd; give charge and spin (2S) explicitly; the"),
@@ -118,6 +120,12 @@ def test_wrong_calls_are_refused_before_anything_is_written(run, tmp_path, comma
         (("water.xyz", "-o", "out.xyz", "--mode", "corrected", "--spin", 2), "does not cover"),
     ):
         assert message in failed(run(command, *arguments))
+    if command == "optimize":
+        for name, message in (
+            ("water.xyz", "--trajectory: water.xyz is a file that is read"),
+            ("out.xyz", "--trajectory: out.xyz is that of --output"),
+        ):
+            assert message in failed(run(command, "water.xyz", "-o", "out.xyz", "--trajectory", name))
     own = (
         (("--fmax", 0), "fmax=0 must be a positive force")
         if command == "optimize"

@@ -310,3 +310,11 @@ def test_many_frames_with_open_shells(run, tmp_path, open_checkpoint):
 )
 def test_impossible_and_uncovered_spins(run, radical, open_checkpoint, nothing_computed, options, message):
     assert re.search(message, _failed(run(radical, *options, model=open_checkpoint)))
+
+
+def test_an_output_does_not_overwrite_an_input(run, water):
+    before = water.read_bytes()
+    result = run(water, "--json", water)
+    assert result.exit_code == 1
+    assert "--json" in result.output and "is a file that is read; take another name" in result.output
+    assert water.read_bytes() == before

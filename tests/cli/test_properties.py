@@ -89,9 +89,19 @@ def test_open_shells(run, open_header, open_engine, tmp_path):
         (["nothing.xyz"], "no such geometry file"),
         (["water.xyz", "--spin", "1"], "--charge and --spin"),
         (["water.xyz", "--json", "nowhere/out.json"], "the folder nowhere does not exist"),
+        (["water.xyz", "--json", "water.xyz"], "--json: water.xyz is a file that is read; take another name"),
     ],
 )
 def test_errors(run, arguments, message):
     result = run(*arguments)
     assert result.exit_code == 1 and result.stdout == ""
     assert result.stderr.startswith("error: ") and message in result.stderr and result.stderr.count("\n") == 1
+
+
+def test_lack_of_memory_is_one_line(run, monkeypatch):
+    def lacking(*_, **__):
+        raise MemoryError
+
+    monkeypatch.setattr("mlsemi.model.load", lacking)
+    result = run("water.xyz")
+    assert result.exit_code == 1 and result.stderr == "error: MemoryError\n"

@@ -24,6 +24,22 @@ def test_frames_have_their_own_charge_spin_and_name(tmp_path):
     assert read_molecules(write(tmp_path, text), charge=1, spin=0)[1].charge == 1
 
 
+def test_atomic_numbers_for_symbols(tmp_path):
+    plain = "2\n8 0 0\n8 0.0 0.0 0.0\nH 1 0 0\n"
+    other = '2\nProperties=pos:R:3:species:S:1 charge=-1 comment="8 1"\n0 0 0 O\n1 0 0 H\n'
+    first, second, third = read_molecules(write(tmp_path, plain + other + "\n" + plain), spin=0, charge=-1)
+    for molecule in (first, second, third):
+        assert molecule.numbers.tolist() == [8, 1]
+        np.testing.assert_allclose(molecule.positions_angstrom, [[0, 0, 0], [1, 0, 0]], atol=1e-14)  # float64
+
+
+def test_multiplicity_counts_as_spin(tmp_path):
+    comments = ("multiplicity=2", "Multiplicity=2 Charge=2", "spin=1 multiplicity=2")
+    found = read_molecules(write(tmp_path, "".join(OH.format(comment=c) for c in comments)))
+    assert [(m.charge, m.spin) for m in found] == [(0, 1), (2, 1), (0, 1)]
+    assert read_molecules(tmp_path / "m.xyz", spin=3)[0].spin == 3
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -37,6 +53,8 @@ def test_frames_have_their_own_charge_spin_and_name(tmp_path):
         ("1\n\nHe 0 zero 0\n", "cannot be read"),
         (OH.format(comment=""), "9 electrons .*spin must be odd"),
         (OH.format(comment="spin=a"), "spin='a' must be an integer"),
+        (OH.format(comment="spin=2 multiplicity=2"), "spin=2 and multiplicity=2 do not go together: spin is 2S"),
+        ("2\n\n999 0 0 0\n1 0 0 1\n", "unknown element 'Z999'; a symbol such as O is expected, or an atomic number"),
         ("2\n\nH 0 0 0\nH 0 0 0.01\n", "only 0.019 bohr apart"),
         (OH.format(comment='Lattice="9 0 0 0 9 0 0 0 9" spin=1'), "m.xyz#0 is periodic"),
     ],

@@ -106,6 +106,18 @@ def test_charge_and_spin_of_the_atoms_or_of_the_calculator(open_model):
         atoms.get_potential_energy()
 
 
+def test_initial_charges_and_magnetic_moments_count(open_model):
+    atoms = Atoms("OH", HYDROXYL, charges=[-0.7, 1.7], magmoms=[2, 0])
+    calculator = MlsemiCalculator(open_model)
+    assert (calculator.molecule(atoms).charge, calculator.molecule(atoms).spin) == (1, 2)
+    atoms.info = {"charge": -1, "spin": 0}  # goes before
+    assert (calculator.molecule(atoms).charge, calculator.molecule(atoms).spin) == (-1, 0)
+    atoms.info = {}
+    atoms.set_initial_charges([0.2, 0.3])
+    with pytest.raises(ValueError, match=r"initial_charges add up to 0.5, which is no whole number; give charge"):
+        calculator.molecule(atoms)
+
+
 def test_what_is_asked_for_is_computed_once(model, monkeypatch):
     asked = []
     predict = Model.predict

@@ -5,11 +5,12 @@ import json
 import numpy as np
 import pytest
 from ase.io import read
+from ase.units import kB
 
 from mlsemi.interop.ase import read_molecules
 from mlsemi.interop.ase.calculator import MlsemiCalculator
-from mlsemi.interop.ase.dynamics import Dynamics, internal_freedom, run
-from mlsemi.interop.ase.optimize import optimize
+from mlsemi.interop.ase.dynamics import Dynamics, give_velocities, internal_freedom, run
+from mlsemi.interop.ase.optimize import atoms_of, optimize
 from mlsemi.model import Model, load
 from mlsemi.molecule import Molecule
 from mlsemi.units import HARTREE_IN_EV
@@ -104,6 +105,19 @@ def test_dynamics_conserves_energy_and_starts_at_rest(tmp_path, calculator):
     rows = np.loadtxt(tmp_path / "t.log", skiprows=1)
     np.testing.assert_allclose(rows[:, 2], np.array(total) / HARTREE_IN_EV, atol=1e-8)
     assert frames[0].info["temperature_K"] == pytest.approx(frames[0].get_temperature() * 9 / 3, abs=1e-5)
+
+
+@pytest.mark.parametrize("molecule", [WATER, Molecule.from_angstrom([6, 8, 8], [[0, 0, 0], [0, 1, 1], [0, -1, -1]])])
+def test_first_velocities_have_their_temperature_and_no_rotation(molecule):
+    """Each internal coordinate has a kinetic energy of kT / 2, also in a linear molecule."""
+    atoms, rng = atoms_of(molecule), np.random.default_rng(0)
+    temperatures = []
+    for _ in range(2000):
+        give_velocities(atoms, 300, rng)
+        temperatures.append(2 * atoms.get_kinetic_energy() / (internal_freedom(molecule) * kB))
+    np.testing.assert_allclose(atoms.get_momenta().sum(0), 0, atol=1e-12)  # sqrt(u eV), float64
+    np.testing.assert_allclose(atoms.get_angular_momentum(), 0, atol=1e-12)
+    assert np.mean(temperatures) == pytest.approx(300, rel=0.06)  # three standard errors of 2000 draws of 3 squares
 
 
 def test_langevin_has_its_temperature(tmp_path, calculator):

@@ -41,6 +41,12 @@ def test_frontier_orbitals_and_what_is_made_of_them(together):
             assert float(getattr(found, name)[k]) == pytest.approx(value, rel=1e-13), name
 
 
+def test_no_electrophilicity_without_a_gap(solved):
+    batch, energy, _, occ, *_ = alone(solved("N2", "sto-3g"))
+    found = frontier(torch.zeros_like(energy), occ, batch)
+    assert found.hardness == 0 and found.electrophilicity.isnan().all()
+
+
 def test_orbitals_that_are_missing(solved):
     batch, energy, _, occ, *_ = alone(solved("N2", "sto-3g"))
     assert frontier(energy, torch.zeros_like(occ), batch).homo.isnan().all()

@@ -8,7 +8,8 @@ from pyscf import scf
 from mlsemi.basis import load_basis
 from mlsemi.molecule import Molecule
 from mlsemi.reference import converge as module
-from mlsemi.reference.converge import converge, default_start, electrons_moved
+from mlsemi.reference.converge import converge, default_start
+from mlsemi.reference.degeneracy import electrons_moved
 from mlsemi.reference.mean_field import solve, to_pyscf_mole
 from mlsemi.reference.stability import lowest_curvature
 

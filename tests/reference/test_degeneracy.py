@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 
 from mlsemi.basis import load_basis
+from mlsemi.domain import DEGENERACY_GAP
 from mlsemi.layout import AOLayout
 from mlsemi.molecule import Molecule
 from mlsemi.observables import Observables
 from mlsemi.reference.degeneracy import (
-    DEGENERACY_GAP,
+    carried_along,
     electrons_moved,
     reasons,
     rotation,
@@ -122,9 +123,10 @@ def test_electrons_moved_is_that_of_turning_an_orbital():
     density[0, 3, 3] = 1.0  # 2pz is the third of (y, z, x) after 1s, 2s: the axis below is x
     angle = 0.4
     turn = rotation(np.array([1.0, 0.0, 0.0]), angle)
-    moved = electrons_moved(layout, density, np.eye(5), turn, np.array([0]))
+    turned = carried_along(layout, density, turn, np.array([0]))
+    moved = electrons_moved(density, turned, np.eye(5))
     assert moved == pytest.approx(np.sin(angle) ** 2, abs=1e-12)  # float64 rounding
-    both = electrons_moved(layout, 2 * density[:1], np.eye(5), turn, np.array([0]))
+    both = electrons_moved(2 * density[:1], 2 * turned[:1], np.eye(5))
     assert both == pytest.approx(moved, abs=1e-12)  # restricted: both spins in one matrix, the figure is of one
 
 

@@ -20,6 +20,12 @@ BORANE = Molecule.from_angstrom(
 METHYL = Molecule.from_angstrom(
     np.array([6, 1, 1, 1]), np.array([[0, 0, 0], [0, 1.08, 0], [0.93531, -0.54, 0], [-0.93531, -0.54, 0]]), spin=1
 )
+FORMAMIDE = Molecule.from_angstrom(
+    np.array([7, 6, 8, 1, 1, 1]),
+    np.array(
+        [[1.07, -0.16, 0], [-0.16, 0.39, 0], [-1.19, -0.24, 0], [-0.14, 1.49, 0], [1.9, 0.42, 0], [1.16, -1.17, 0]]
+    ),
+)
 OXYGEN = Molecule.from_angstrom(np.array([8, 8]), np.array([[0.0, 0, 0], [0, 0, 1.21]]), spin=2)
 
 
@@ -31,6 +37,7 @@ def basis():
 @pytest.fixture(scope="module")
 def states(basis):
     named = {"formaldehyde": FORMALDEHYDE, "borane": BORANE, "methyl": METHYL, "oxygen": OXYGEN}
+    named["formamide"] = FORMAMIDE
     return {name: (m, solve(m, basis, method="hf", stability=False).observables) for name, m in named.items()}
 
 
@@ -83,6 +90,15 @@ def test_borane_has_an_empty_orbital(states, basis):
     # a p orbital of another symmetry than all bonds of a planar molecule
     assert found.occupations[k] < 1e-8
     assert all(abs(found.fock[k, i]) < 1e-8 for i in range(found.n_occupied))
+
+
+def test_lone_pair_of_an_amide_is_one(states, basis):
+    """A tenth of it is on carbon, which has four bonds without it."""
+    molecule, state = states["formamide"]
+    found = lewis_orbitals(state, molecule, basis)
+    assert "lone pair N1" in found.labels and found.lewis_share > 0.97
+    first = interactions(state, molecule, basis, geminal=False)[0]
+    assert (first.donor, first.acceptor) == ("lone pair N1", "antibond C2-O3 (1)")
 
 
 def test_radical(states, basis):

@@ -39,6 +39,7 @@ def test_writes_a_page(run, tmp_path):
         (["two.xyz", "--frame", "2"], "--frame 2: two.xyz has 2 frames"),
         (["two.xyz", "-o", "no/where.html"], "--output: the folder no does not exist"),
         (["two.xyz", "-o", "."], "is a folder"),
+        (["two.xyz", "-o", "two.xyz"], "--output: two.xyz is a file that is read; take another name"),
         (["two.xyz", "--isovalue", "-1"], "--isovalue -1 must be positive"),
         (["two.xyz", "--charge", "1"], "the options are --charge and --spin"),
         (["two.xyz", "--spin", "2"], "does not cover"),

@@ -12,11 +12,14 @@ import numpy as np
 import pytest
 import torch
 
+from mlsemi.interop.orbitals import find_orbital
 from mlsemi.molecule import Molecule
 from mlsemi.properties.grids import orbitals_at
 from mlsemi.report.markup import markdown, table
 from mlsemi.report.orbitals import Orbital, diagram, frontier
 from mlsemi.report.page import render
+from mlsemi.report.sections import orbital_table
+from mlsemi.report.spectrum import infrared_spectrum
 from mlsemi.report.volumes import Scene, grid_around, pack, unpack
 from mlsemi.units import BOHR_IN_ANGSTROM
 
@@ -92,6 +95,20 @@ def test_data(water, water_data):
     np.testing.assert_allclose(
         water.scene.rotation.T @ arrow / np.linalg.norm(arrow), water.dipole / np.linalg.norm(water.dipole), atol=1e-3
     )
+
+
+def test_orbitals_have_the_numbers_that_export_takes(water):
+    o = water.observables
+    spin, index = find_orbital(o, "lumo")
+    (lumo,) = [x for x in frontier(o.mo_energy, o.mo_occ, n=1) if x.name == "LUMO"]
+    assert find_orbital(o, int(re.findall(r'<td class="number">(\d+)</td>', orbital_table([lumo]))[0])) == (spin, index)
+
+
+def test_spectrum_shows_what_absorbs_only():
+    wavenumbers = np.array([-100.0, 1000.0, 1500.0])
+    assert infrared_spectrum(wavenumbers, np.array([50.0, 20.0, 0.0])).count('class="stick"') == 2
+    assert infrared_spectrum(wavenumbers, np.array([50.0, 1e-20, 1e-9])) == ""  # rounding, as in N2
+    assert infrared_spectrum(wavenumbers[:1], np.array([50.0])) == ""
 
 
 def test_surfaces_of_the_page_are_those_of_the_molecule(water, water_data):

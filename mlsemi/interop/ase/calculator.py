@@ -4,20 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 from ase import Atoms
 from ase.calculators.calculator import Calculator, all_changes
 
-from mlsemi.interop.ase.geometries import integer_in
+from mlsemi.interop.ase.geometries import charge_and_spin
 from mlsemi.model import DEFAULT_MODEL, MODES, Mode, Model, load
 from mlsemi.molecule import Molecule
 from mlsemi.observables import Observables
 from mlsemi.units import BOHR_IN_ANGSTROM, HARTREE_IN_EV
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
 
 Populations = Literal["mulliken", "loewdin"]
 
@@ -33,8 +30,9 @@ class MlsemiCalculator(Calculator):
     Args:
         model: a model, or the name of a shipped one, or the path of a checkpoint.
         mode: 'fast', 'variational', 'corrected' or 'scf'.
-        charge: total charge [e]; by default `atoms.info["charge"]`, else 0.
-        spin: number of unpaired electrons, 2S; by default `atoms.info["spin"]`, else 0.
+        charge: total charge [e]; by default `atoms.info["charge"]`, else the sum of the initial charges.
+        spin: number of unpaired electrons, 2S; by default `atoms.info["spin"]` or `["multiplicity"]`, else the sum of
+            the initial magnetic moments.
         dispersion: add the D4 dispersion term of the functional.
         estimate: fast mode: estimate the error of the energy, in twice the time.
         populations: kind of the charges and magnetic moments of the atoms.
@@ -120,14 +118,13 @@ class MlsemiCalculator(Calculator):
             estimate=self.estimate and self.mode == "fast",
         )
         if forces and found.gradient is None:
-            raise ValueError(f"{molecule.name}: no forces: {'; '.join(found.warnings)}")
+            why = "; ".join(found.warnings)
+            raise ValueError(f"{molecule.name}: no forces: {why}; are charge and spin (2S) right?")
         self.observables, self._state = found, (molecule.charge, molecule.spin)
         self.results = results_of(found, molecule, populations=self.populations)
 
     def _charge_and_spin(self, atoms: Atoms) -> tuple[int, int]:
-        info: Mapping[str, object] = atoms.info
-        charge = integer_in(info, "charge", "atoms.info") if self.charge is None else self.charge
-        return charge, integer_in(info, "spin", "atoms.info") if self.spin is None else self.spin
+        return charge_and_spin(atoms, "atoms", charge=self.charge, spin=self.spin)
 
 
 def results_of(

@@ -12,7 +12,6 @@ import ase.units
 import numpy as np
 from ase import Atoms
 from ase.md.langevin import Langevin
-from ase.md.velocitydistribution import Stationary, ZeroRotation
 from ase.md.verlet import VelocityVerlet
 
 from mlsemi.interop.ase.calculator import MlsemiCalculator
@@ -20,7 +19,8 @@ from mlsemi.interop.ase.optimize import atoms_of, molecule_of, settings_of
 from mlsemi.interop.ase.record import Record
 from mlsemi.interop.extxyz import frame_text
 from mlsemi.molecule import Molecule
-from mlsemi.units import HARTREE_IN_EV
+from mlsemi.properties.vibrations import is_linear, rigid_motions
+from mlsemi.units import BOHR_IN_ANGSTROM, HARTREE_IN_EV
 
 Ensemble = Literal["nve", "nvt"]
 
@@ -237,16 +237,17 @@ def give_velocities(atoms: Atoms, temperature: float, rng: np.random.Generator) 
     if len(atoms) == 1 or temperature == 0:
         atoms.set_momenta(np.zeros((len(atoms), 3)))
         return
-    widths = np.sqrt(atoms.get_masses() * ase.units.kB * temperature)
-    atoms.set_momenta(rng.standard_normal((len(atoms), 3)) * widths[:, None])
-    Stationary(atoms)
-    ZeroRotation(atoms)
+    masses = atoms.get_masses()
+    root = np.sqrt(masses)[:, None]
+    widths = np.sqrt(ase.units.kB * temperature)
+    weighted = (rng.standard_normal((len(atoms), 3)) * widths).ravel()
+    rigid = rigid_motions(atoms.positions / BOHR_IN_ANGSTROM, masses)
+    weighted -= rigid.T @ (rigid @ weighted)
+    atoms.set_momenta(weighted.reshape(-1, 3) * root)
 
 
 def internal_freedom(molecule: Molecule) -> int:
     """Number of internal coordinates: 3N - 6, for linear molecules 3N - 5; three for an atom."""
     if molecule.n_atoms == 1:
         return 3
-    sizes = np.linalg.svd(molecule.positions - molecule.positions.mean(0), compute_uv=False)
-    linear = sizes[1] < 1e-3 * sizes[0]
-    return 3 * molecule.n_atoms - (5 if linear else 6)
+    return 3 * molecule.n_atoms - (5 if is_linear(molecule.positions) else 6)
