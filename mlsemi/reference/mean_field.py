@@ -385,6 +385,9 @@ def _observables(field, state: State, layout: AOLayout, *, gradient: bool) -> Ob
     if gradient:
         derivative = field.nuc_grad_method()
         derivative.verbose = 0
+        if isinstance(field, dft.rks.KohnShamDFT):
+            # the grid moves with the atoms: without it PBE is off by 5e-6 Eh/bohr; PySCF lacks it for non-local xc
+            derivative.grid_response = not field.do_nlc()
         forces = np.asarray(derivative.kernel(energies, coefficients, occupations))
     with mol.with_common_orig((0.0, 0.0, 0.0)):
         positions = mol.intor_symmetric("int1e_r", comp=3)

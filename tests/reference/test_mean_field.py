@@ -55,18 +55,21 @@ def test_label_is_consistent(spin):
     np.testing.assert_array_equal(obs.mo_occ.sum(axis=1), [10] if spin == 0 else [6, 4])
 
 
-def test_gradient_is_the_derivative_of_the_energy():
+@pytest.mark.parametrize("method", ["hf", "pbe"])
+def test_gradient_is_the_derivative_of_the_energy(method):
     molecule, step = water(), 1e-3
-    gradient = solve(molecule, BASIS, method="hf", gradient=True).observables.gradient
+    gradient = solve(molecule, BASIS, method=method, gradient=True).observables.gradient
 
     def energy(shift):
         positions = molecule.positions.copy()
         positions[0, 2] += shift
-        return solve(Molecule(molecule.numbers, positions), BASIS, method="hf").observables.energy
+        return solve(Molecule(molecule.numbers, positions), BASIS, method=method).observables.energy
 
     numerical = (energy(step) - energy(-step)) / (2 * step)
     # the error of the central difference is step^2 times a third derivative of order 1
     assert gradient[0, 2] == pytest.approx(numerical, abs=2e-6)
+    # without the derivative of the grid those of PBE would add up to more than 1e-6
+    assert np.abs(gradient.sum(axis=0)).max() < 1e-9
 
 
 def test_start_from_a_density_saves_builds_and_changes_nothing():
