@@ -2,11 +2,12 @@
 
     L=reference_data/organic/organic_b3lyp_def2svp; R=benchmarks/results
     python benchmarks/properties.py static $L.h5 ${L}_a.h5 ${L}_b.h5 -o $R/properties_static.json
-    python benchmarks/properties.py vibrations $L.h5 --molecules 8 -o $R/properties_vibrations.json
+    python benchmarks/properties.py vibrations $L.h5 --modes fast variational \
+        -o $R/properties_vibrations.json
 
 `static`: one geometry, the first, of every test molecule (`mlsemi.data.split`). The reference is the same property of
 the labelled Fock matrix; no SCF is run. `vibrations`: the smallest test molecules, each relaxed and differentiated by
-the model in its `fast` mode and by PySCF at the same level, each at its own minimum; written after each molecule, and
+the model and by PySCF at the same level, each at its own minimum; written after each molecule, and
 the same command goes on.
 """
 
@@ -28,7 +29,7 @@ from mlsemi.data.store import LabelStore
 from mlsemi.engine import Engine
 from mlsemi.integrals import plan, second_moments
 from mlsemi.interop.atomic_write import written_whole
-from mlsemi.model import Model
+from mlsemi.model import Mode, Model
 from mlsemi.molecule import Molecule
 from mlsemi.properties.bond_orders import mayer_bond_orders, wiberg_bond_orders
 from mlsemi.properties.intrinsic import iao_charges, minimal_overlaps
@@ -96,51 +97,45 @@ def static(engine: Engine, paths: list[Path]) -> dict[str, dict[str, float]]:
     }
 
 
-def pyscf_vibrations(molecule: Molecule, model: Model) -> tuple[Molecule, np.ndarray, np.ndarray]:
-    """Minimum of PySCF, wavenumbers [cm^-1] and intensities [km/mol], by differences of exact gradients."""
-    minimum = relaxed(model, molecule, mode="scf")
-    found = frequencies(model, minimum, mode="scf")
-    return minimum, found.vibrations.wavenumbers, found.intensities
-
-
-def vibrations(model: Model, paths: list[Path], count: int, output: Path) -> None:
-    """Wavenumbers and intensities of the smallest test molecules."""
+def vibrations(model: Model, paths: list[Path], count: int, modes: list[Mode], output: Path) -> None:
+    """Wavenumbers and intensities of the smallest test molecules, in some modes and, as `scf`, by PySCF."""
     chosen = sorted((m for _, _, m in test_labels(paths)), key=lambda m: (m.n_atoms, m.name))[:count]
-    rows = json.loads(output.read_text()) if output.exists() else []
+    rows: dict[str, dict] = json.loads(output.read_text()) if output.exists() else {}
     for molecule in chosen:
-        if molecule.name in [row["name"] for row in rows]:
-            continue
-        try:
-            minimum = relaxed(model, molecule, mode="fast")
-            own = frequencies(model, minimum, mode="fast")
-            _, wavenumbers, intensities = pyscf_vibrations(minimum, model)
-        except (ValueError, RuntimeError) as error:
-            print(f"{molecule.name}: {error}", flush=True)
-            continue
-        row = {
-            "name": molecule.name,
-            "wavenumbers": own.vibrations.wavenumbers.tolist(),
-            "wavenumbers_pyscf": wavenumbers.tolist(),
-            "intensities": own.intensities.tolist(),
-            "intensities_pyscf": intensities.tolist(),
-        }
-        rows.append(row)
-        write(output, rows)
-        shift = np.abs(own.vibrations.wavenumbers - wavenumbers)
-        print(
-            f"{molecule.name}: mean |shift| {shift.mean():.0f}, largest {shift.max():.0f} cm^-1; intensities "
-            f"{np.abs(own.intensities - intensities).mean():.1f} km/mol",
-            flush=True,
-        )
-    shifts = np.concatenate([np.abs(np.subtract(r["wavenumbers"], r["wavenumbers_pyscf"])) for r in rows])
-    relative = np.concatenate([np.subtract(r["wavenumbers"], r["wavenumbers_pyscf"]) for r in rows]) / np.concatenate(
-        [r["wavenumbers_pyscf"] for r in rows]
+        row = rows.setdefault(molecule.name, {})
+        for mode in ("scf", *modes):
+            if mode not in row:
+                row[mode] = harmonic(model, molecule, mode)
+                write(output, rows)
+        print(f"{molecule.name}: " + "; ".join(compared([row], mode) for mode in modes), flush=True)
+    for mode in modes:
+        print(f"all: {compared(list(rows.values()), mode)}")
+
+
+def harmonic(model: Model, molecule: Molecule, mode: Mode) -> dict:
+    """Wavenumbers [cm^-1] and intensities [km/mol] at the minimum of a mode, or why there are none."""
+    try:
+        found = frequencies(model, relaxed(model, relaxed(model, molecule), mode=mode), mode=mode)
+    except (ValueError, RuntimeError) as error:
+        return {"failure": str(error)}
+    return {"wavenumbers": found.vibrations.wavenumbers.tolist(), "intensities": found.intensities.tolist()}
+
+
+def compared(rows: list[dict], mode: Mode) -> str:
+    """Errors of a mode over all vibrations of some molecules, in words."""
+    whole = [row for row in rows if "wavenumbers" in row["scf"] and "wavenumbers" in row[mode]]
+    if not whole:
+        return f"{mode}: " + "; ".join(row[k]["failure"] for row in rows for k in ("scf", mode) if "failure" in row[k])
+    found, wanted, bright, light = (
+        np.concatenate([row[k][name] for row in whole])
+        for name in ("wavenumbers", "intensities")
+        for k in (mode, "scf")
     )
-    bright = np.concatenate([np.abs(np.subtract(r["intensities"], r["intensities_pyscf"])) for r in rows])
-    print(
-        f"{len(rows)} molecules, {len(shifts)} vibrations: mean |shift| {shifts.mean():.1f} cm^-1 "
-        f"({100 * np.abs(relative).mean():.1f} %), median {np.median(shifts):.1f}, largest {shifts.max():.0f}; "
-        f"intensities {bright.mean():.1f} km/mol"
+    shift = np.abs(found - wanted)
+    return (
+        f"{mode}, {len(whole)} of {len(rows)} molecules, {len(shift)} vibrations: mean |shift| {shift.mean():.1f} "
+        f"cm^-1 ({100 * np.mean(shift / wanted):.1f} %), median {np.median(shift):.1f}, largest {shift.max():.0f}; "
+        f"intensities {np.abs(bright - light).mean():.1f} km/mol"
     )
 
 
@@ -156,7 +151,10 @@ def main() -> None:
     parser.add_argument("part", choices=("static", "vibrations"))
     parser.add_argument("labels", type=Path, nargs="+", help="label files")
     parser.add_argument("--model", default="organic-b3lyp-def2svp")
-    parser.add_argument("--molecules", type=int, default=8, help="for `vibrations`")
+    parser.add_argument("--molecules", type=int, default=8, help="of `vibrations`")
+    parser.add_argument(
+        "--modes", nargs="+", choices=("fast", "variational"), default=["fast"], help="for `vibrations`"
+    )
     parser.add_argument("-o", "--output", type=Path, required=True, help="JSON file")
     arguments = parser.parse_args()
     model = mlsemi.load(arguments.model)
@@ -166,7 +164,7 @@ def main() -> None:
             print(f"{name:<38} mean {values['mean']:.4g}  median {values['median']:.4g}  largest {values['max']:.4g}")
         write(arguments.output, found)
     else:
-        vibrations(model, arguments.labels, arguments.molecules, arguments.output)
+        vibrations(model, arguments.labels, arguments.molecules, arguments.modes, arguments.output)
 
 
 if __name__ == "__main__":
