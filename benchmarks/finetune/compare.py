@@ -5,7 +5,7 @@
 Ways: `refit` shifts the atomic reference energies only; `finetune` trains the whole network through density and
 eigenproblem; `delta` leaves the electronic part to the base and trains the same network, from the same weights, to
 give nothing but an energy; `scratch` is `finetune` from fresh weights. Every way refits the atomic reference energies,
-and nine labels in ten train, the others choose the best step. Errors of MP2 and Hartree-Fock, from the labels
+and nine labels in ten train, the others tell how far it is. Errors of MP2 and Hartree-Fock, from the labels
 themselves, are given with the same refit.
 """
 
@@ -31,7 +31,7 @@ from mlsemi.frames import BondFrames
 from mlsemi.model import find_model
 from mlsemi.molecule import Molecule
 from mlsemi.nn.network import FockNetwork
-from mlsemi.train.config import Config, DataConfig, FinetuneConfig, TrainingConfig
+from mlsemi.train.config import OPTIMIZERS, Config, DataConfig, FinetuneConfig, TrainingConfig
 from mlsemi.train.evaluate import evaluate, select
 from mlsemi.train.finetune import Target
 from mlsemi.train.loop import fit
@@ -42,8 +42,9 @@ from mlsemi.units import HARTREE_IN_KCAL_PER_MOL
 WAYS = ("refit", "finetune", "delta", "scratch")
 
 
-def configuration(labels: Path, output: Path, count: int, seed: int, steps: int) -> Config:
+def configuration(labels: Path, output: Path, count: int, seed: int, optimizer: str, steps: int) -> Config:
     """The same schedule for all ways: chosen on validation labels of water."""
+    weights = (1.0, 1.0, 0.1) if optimizer == "gauss-newton" else (1.0, 0.1, 0.05)
     return Config(
         name="finetuned",
         output=output,
@@ -51,6 +52,7 @@ def configuration(labels: Path, output: Path, count: int, seed: int, steps: int)
         overlap_floor=0.0,
         data=DataConfig(labels=(str(labels),), limit=count, validation=0.1),
         training=TrainingConfig(
+            optimizer=optimizer,
             steps=steps,
             batch=16,
             learning_rate=1e-3,
@@ -60,7 +62,7 @@ def configuration(labels: Path, output: Path, count: int, seed: int, steps: int)
             seed=seed,
             threads=1,
         ),
-        finetune=FinetuneConfig(energy=1.0, dipole=0.1, ionization=0.05),
+        finetune=FinetuneConfig(**dict(zip(("energy", "dipole", "ionization"), weights, strict=True))),
     )
 
 
@@ -77,14 +79,17 @@ def fresh_weights(engine: Engine, seed: int) -> None:
 def energy_only(engine: Engine, objective: Objective, electronic: dict[int, float]) -> Objective:
     """The network gives an energy on top of the electronic one of the base, which stays as it is."""
 
-    def terms(targets: Sequence[Target]) -> dict[str, Tensor]:
+    def residuals(targets: Sequence[Target]) -> Tensor:
         batch = engine.batch([t.molecule for t in targets])
         output = engine.network(batch, BondFrames.of(batch, engine.network.l_max))
         atoms = torch.zeros(len(targets), dtype=torch.float64).index_add(0, batch.molecule, output.atom_energy)
         label = torch.tensor([t.observables.energy - electronic[id(t)] for t in targets], dtype=torch.float64)
-        return {"energy": 1e3 * (atoms - label).abs()}
+        return 1e3 * (atoms - label)
 
-    return replace(objective, weights={"energy": 1.0}, units={"energy": "meh"}, terms=terms)
+    def terms(targets: Sequence[Target]) -> dict[str, Tensor]:
+        return {"energy": residuals(targets).abs()}
+
+    return replace(objective, weights={"energy": 1.0}, units={"energy": "meh"}, terms=terms, residuals=residuals)
 
 
 def atom_energies(engine: Engine, molecules: Sequence[Molecule]) -> np.ndarray:
@@ -110,10 +115,10 @@ def without_lacking(settings: FinetuneConfig, labels: Path) -> FinetuneConfig:
     return replace(settings, **{name: 0.0 for name, lacks in lacking.items() if lacks})
 
 
-def run(way: str, labels: Path, test: Path, base: Path, count: int, seed: int, steps: int, folder: Path) -> dict:
+def run(way: str, labels: Path, test: Path, base: Path, config: Config) -> dict:
     """Errors on the test labels of one way, one number of labels, one seed."""
-    config = configuration(labels, folder / "run", count, seed, steps)
-    assert config.finetune is not None
+    count, seed, folder = config.data.limit, config.training.seed, config.output
+    assert config.finetune is not None and count is not None
     config = replace(config, finetune=without_lacking(config.finetune, labels))
     start = time.process_time()
     torch.manual_seed(seed)
@@ -125,12 +130,11 @@ def run(way: str, labels: Path, test: Path, base: Path, count: int, seed: int, s
         electronic = electronic_energies(checkpoint.load(base)[1], [t.molecule for t in targets])
         objective = energy_only(engine, objective, dict(zip(map(id, targets), electronic, strict=True)))
     if way == "refit":
-        folder.joinpath("run").mkdir(parents=True, exist_ok=True)
-        checkpoint.save(folder / "run" / "best.safetensors", header, engine.state_dict())
+        checkpoint.save(folder / "model.safetensors", header, engine.state_dict())
     else:
         fit(config, header, engine, objective)
     seconds = time.process_time() - start
-    header, engine = checkpoint.load(folder / "run" / "best.safetensors")
+    header, engine = checkpoint.load(folder / "model.safetensors")
     with LabelStore.open(test) as store:
         rows = evaluate(header, engine, store, select(store)).rows
         errors = np.array([row["energy_fast_error"] for row in rows], dtype=float)
@@ -149,7 +153,7 @@ def run(way: str, labels: Path, test: Path, base: Path, count: int, seed: int, s
         "way": way,
         "labels": count,
         "seed": seed,
-        "steps": 0 if way == "refit" else steps,
+        "steps": 0 if way == "refit" else header.training["steps"],
         "cpu_s": seconds,
     } | found
 
@@ -195,11 +199,13 @@ def main() -> None:
     parser.add_argument("--base", default="water-pbe-def2svp")
     parser.add_argument("--counts", type=int, nargs="+", default=[10, 30, 100])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--steps", type=int, default=400)
+    parser.add_argument("--optimizer", choices=OPTIMIZERS, default="gauss-newton")
+    parser.add_argument("--steps", type=int, help="default: 20 at most of gauss-newton, 400 of muon")
     parser.add_argument("--ways", nargs="+", default=list(WAYS), choices=WAYS)
     parser.add_argument("-o", "--output", type=Path, required=True)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
+    steps = arguments.steps or (20 if arguments.optimizer == "gauss-newton" else 400)
     base = find_model(arguments.base)
     rows = methods(arguments.labels, arguments.test, arguments.counts)
     for row in rows:
@@ -209,7 +215,8 @@ def main() -> None:
             for way in arguments.ways:
                 folder = Path(tempfile.mkdtemp())
                 try:
-                    found = run(way, arguments.labels, arguments.test, base, count, seed, arguments.steps, folder)
+                    config = configuration(arguments.labels, folder, count, seed, arguments.optimizer, steps)
+                    found = run(way, arguments.labels, arguments.test, base, config)
                 finally:
                     shutil.rmtree(folder)
                 rows.append(found)

@@ -12,6 +12,7 @@ from mlsemi.baseline import KINDS
 from mlsemi.nn.network import NetworkConfig
 
 SPLITS = ("random", "molecule")
+OPTIMIZERS = ("muon", "gauss-newton")
 TRAINED = ("head", "readout", "all")
 """Parts of a network that a training may change."""
 
@@ -67,6 +68,8 @@ class FinetuneConfig:
         dipole: mean absolute error of the components of the dipole [1e-3 e bohr].
         ionization: absolute error of minus the energy of the HOMO against the lowest ionization energy [mEh].
         fock: mean absolute deviation of F from that of the model that is fine-tuned [mEh]: keeps it near.
+        damping: for `gauss-newton`, of the squared distance from the weights of the model that is fine-tuned, beside
+            the squares of all errors times their weights: keeps it near.
     """
 
     energy: float = 0.0
@@ -74,6 +77,7 @@ class FinetuneConfig:
     dipole: float = 0.0
     ionization: float = 0.0
     fock: float = 0.0
+    damping: float = 0.01
 
 
 @dataclass(frozen=True)
@@ -81,6 +85,9 @@ class TrainingConfig:
     """How long and how.
 
     Attributes:
+        optimizer: "muon": Muon and AdamW on batches; "gauss-newton": all labels in every step, by least squares, with
+            [finetune] only. It ends when it has converged, after ten steps or so; batch, learning_rate, warmup,
+            weight_decay, clip and ema are of "muon" only.
         steps: optimizer steps.
         batch: molecules in a step.
         learning_rate: peak of the schedule.
@@ -98,6 +105,7 @@ class TrainingConfig:
         threads: torch threads; None leaves the default.
     """
 
+    optimizer: str = "muon"
     steps: int = 10000
     batch: int = 8
     learning_rate: float = 3e-3
@@ -236,6 +244,20 @@ def _check(config: Config, path: Path) -> None:
     training = config.training
     if training.trained not in TRAINED:
         raise ValueError(f"{path}: [training] trained = {training.trained!r} must be one of {', '.join(TRAINED)}")
+    if training.optimizer not in OPTIMIZERS:
+        raise ValueError(
+            f"{path}: [training] optimizer = {training.optimizer!r} must be one of {', '.join(OPTIMIZERS)}"
+        )
+    if training.optimizer == "gauss-newton":
+        if config.finetune is None:
+            raise ValueError(f"{path}: [training] optimizer = 'gauss-newton' is for fine-tuning, with [finetune]")
+        if config.finetune.fock:
+            raise ValueError(
+                f"{path}: [finetune] fock = {config.finetune.fock:g} must be 0 with optimizer = 'gauss-newton': there "
+                "damping keeps F near"
+            )
+        if config.finetune.damping <= 0:
+            raise ValueError(f"{path}: [finetune] damping = {config.finetune.damping:g} must be positive")
     for key in ("steps", "batch", "learning_rate", "clip", "validate_every"):
         if getattr(training, key) <= 0:
             raise ValueError(f"{path}: [training] {key} = {getattr(training, key)} must be positive")

@@ -25,7 +25,7 @@ from mlsemi.molecule import Molecule
 from mlsemi.observables import Observables
 from mlsemi.properties.multipoles import dipole
 from mlsemi.train.config import FinetuneConfig
-from mlsemi.train.loss import gradient_errors
+from mlsemi.train.loss import gradient_differences
 from mlsemi.train.objective import Objective
 
 UNITS = {"energy": "meh", "gradient": "meh_per_bohr", "dipole": "mebohr", "ionization": "meh", "fock": "meh"}
@@ -125,8 +125,16 @@ def observables_objective(
     def terms(chosen: Sequence[Target]) -> dict[str, Tensor]:
         return observable_terms(engine, chosen, set(weights), device)
 
+    def residuals(chosen: Sequence[Target]) -> Tensor:
+        found = observable_differences(engine, chosen, set(weights) - {"fock"}, device)[0]
+        of_sample: list[list[Tensor]] = [[] for _ in chosen]
+        for name, parts in found.items():
+            for k, values in zip(_having(chosen, name), parts, strict=True):
+                of_sample[k].append(weights[name] * values)
+        return torch.cat([values for parts in of_sample for values in parts])
+
     units = {name: UNITS[name] for name in weights}
-    return Objective(prepared[0], prepared[1], weights, units, terms)
+    return Objective(prepared[0], prepared[1], weights, units, terms, residuals)
 
 
 def _targets(store: LabelStore, indices: Sequence[int], engine: Engine) -> list[Target]:
@@ -195,24 +203,41 @@ def observable_terms(engine: Engine, targets: Sequence[Target], wanted: set[str]
         components. `ionization` [mEh]: absolute error of minus the energy of the HOMO. `fock` [mEh]: mean absolute
         deviation from the Fock matrix of the model that is fine-tuned.
     """
+    differences, prediction = observable_differences(engine, targets, wanted, device)
+    error = {
+        name: torch.stack([values.abs().mean() for values in parts]) if parts else torch.zeros(0)
+        for name, parts in differences.items()
+    }
+    if "fock" in wanted:
+        error["fock"] = _MILLI * _from_base(prediction, targets, engine.batch([t.molecule for t in targets]))
+    return error
+
+
+def observable_differences(
+    engine: Engine, targets: Sequence[Target], wanted: set[str], device: str
+) -> tuple[dict[str, list[Tensor]], Prediction]:
+    """What is predicted minus the labels, in the units of `UNITS`.
+
+    Returns:
+        For each quantity a vector of components for each molecule that has it, and the prediction.
+    """
     batch = engine.batch([t.molecule for t in targets])
     exact = collate_integrals(targets, batch, engine)
     prediction = engine.predict(batch, exact)
-    error: dict[str, Tensor] = {}
+    found: dict[str, list[Tensor]] = {}
     if "energy" in wanted:
-        error["energy"] = _errors(prediction.energy, targets, "energy")
+        found["energy"] = _differences(prediction.energy, targets, "energy")
     if "gradient" in wanted:
         having = [targets[k] for k in _having(targets, "gradient")]
         labels = [torch.as_tensor(t.observables.gradient) for t in having]
-        error["gradient"] = gradient_errors(engine, [t.molecule for t in having], labels)
+        parts = gradient_differences(engine, [t.molecule for t in having], labels) if having else []
+        found["gradient"] = [part.flatten() for part in parts]
     if "dipole" in wanted:
         assert exact.dipole is not None
-        error["dipole"] = _errors(dipole(prediction.state.total_density, exact.dipole, batch), targets, "dipole")
+        found["dipole"] = _differences(dipole(prediction.state.total_density, exact.dipole, batch), targets, "dipole")
     if "ionization" in wanted:
-        error["ionization"] = _errors(ionization_energy(prediction), targets, "ionization")
-    if "fock" in wanted:
-        error["fock"] = _MILLI * _from_base(prediction, targets, batch)
-    return error
+        found["ionization"] = _differences(ionization_energy(prediction), targets, "ionization")
+    return found, prediction
 
 
 def ionization_energy(prediction: Prediction) -> Tensor:
@@ -227,12 +252,12 @@ def _having(targets: Sequence[Target], name: str) -> list[int]:
     return [k for k, target in enumerate(targets) if WANTED[name](target.observables) is not None]
 
 
-def _errors(found: Tensor, targets: Sequence[Target], name: str) -> Tensor:
-    """Mean absolute error of the components of a quantity [1e-3 a.u.], shape (targets that have it,)."""
+def _differences(found: Tensor, targets: Sequence[Target], name: str) -> list[Tensor]:
+    """A quantity minus its label [1e-3 a.u.], of the targets that have it, each of shape (component,)."""
     having = _having(targets, name)
     values = [np.atleast_1d(np.asarray(WANTED[name](targets[k].observables), dtype=float)) for k in having]
     labels = torch.as_tensor(np.array(values).reshape(len(having), -1)).to(found)
-    return _MILLI * (found[having].reshape(labels.shape) - labels).abs().mean(-1)
+    return list(_MILLI * (found[having].reshape(labels.shape) - labels))
 
 
 def _from_base(prediction: Prediction, targets: Sequence[Target], batch: Batch) -> Tensor:

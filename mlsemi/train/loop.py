@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from mlsemi import checkpoint
 from mlsemi.engine import Engine
 from mlsemi.train.config import Config
+from mlsemi.train.gauss_newton import GaussNewton
 from mlsemi.train.objective import Objective
 from mlsemi.train.optimizer import MuonAdamW
 from mlsemi.train.setup import Progress, Report, set_up
@@ -133,9 +134,7 @@ class _Run:
         self.config, self.header, self.engine, self.objective = config, header, engine, objective
         settings = config.training
         self.parameters = trained_parameters(engine.network, settings.trained)
-        self.optimizer = MuonAdamW(
-            self.parameters, learning_rate=settings.learning_rate, weight_decay=settings.weight_decay
-        )
+        self.optimizer = self._optimizer()
         self.average = {k: p.detach().clone() for k, p in self.parameters.items()}
         self.step = 0
         self.best = math.inf
@@ -143,6 +142,14 @@ class _Run:
         self.seconds = 0.0
         self.sums: dict[str, float] = {}
         self.counts: dict[str, int] = {}
+
+    def _optimizer(self) -> MuonAdamW | GaussNewton:
+        settings, residuals = self.config.training, self.objective.residuals
+        if settings.optimizer == "gauss-newton":
+            if residuals is None or self.config.finetune is None:
+                raise ValueError("optimizer = 'gauss-newton' is for fine-tuning, with [finetune]")
+            return GaussNewton(self.parameters, residuals, damping=self.config.finetune.damping)
+        return MuonAdamW(self.parameters, learning_rate=settings.learning_rate, weight_decay=settings.weight_decay)
 
     def fingerprint(self) -> dict[str, Any]:
         """What must not change between a run and its continuation."""
@@ -218,15 +225,18 @@ class _Run:
         start, first = time.perf_counter() - self.seconds, self.step
         began, row, bad = time.perf_counter(), None, 0
         batches = self._batches()
-        while self.step < settings.steps and not self._given_up():
-            terms = self._one_step(next(batches))
+        while self.step < settings.steps and not self._given_up() and not self._converged():
+            if isinstance(self.optimizer, GaussNewton):
+                terms = self._step_of_all(self.optimizer)
+            else:
+                terms = self._one_step(self.optimizer, next(batches))
             bad = 0 if terms else bad + 1
             if bad > _MAX_BAD_STEPS:
                 raise RuntimeError(
                     f"the loss was not finite for {bad} steps before step {self.step}: lower the learning rate"
                 )
             self.seconds = time.perf_counter() - start
-            if self.step % settings.validate_every == 0 or self.step == settings.steps:
+            if self.step % settings.validate_every == 0 or self.step == settings.steps or self._converged():
                 row = self._validate()
                 self.save_state()
             rate = (self.step - first) / (time.perf_counter() - began)
@@ -243,6 +253,9 @@ class _Run:
         """Whether the loss on the validation labels has not fallen for too long."""
         patience = self.config.training.patience
         return bool(patience) and self.stale >= patience
+
+    def _converged(self) -> bool:
+        return isinstance(self.optimizer, GaussNewton) and self.optimizer.converged
 
     def _batches(self) -> Iterator[list[Any]]:
         """Batches from the present step on: the order follows from seed and epoch alone."""
@@ -265,11 +278,24 @@ class _Run:
         done = (self.step - settings.warmup) / max(1, settings.steps - settings.warmup)
         return settings.learning_rate * 0.5 * (1 + math.cos(math.pi * min(done, 1.0)))
 
-    def _one_step(self, samples: Sequence[Any]) -> dict[str, Tensor]:
+    def _step_of_all(self, optimizer: GaussNewton) -> dict[str, Tensor]:
+        """One step of all samples, and their errors after it; the average is the weights themselves."""
+        samples, size = self.objective.samples, self.config.training.batch
+        optimizer.step(samples)
+        self.step += 1
+        self.average = {k: p.detach().clone() for k, p in self.parameters.items()}
+        self.sums, self.counts, terms = {}, {}, {}
+        with torch.no_grad():
+            for start in range(0, len(samples), size):
+                terms = self.objective.terms(samples[start : start + size])
+                _add(self.sums, self.counts, terms)
+        return terms
+
+    def _one_step(self, optimizer: MuonAdamW, samples: Sequence[Any]) -> dict[str, Tensor]:
         """One optimizer step; an empty answer if the gradient was not finite and the step was left out."""
         settings = self.config.training
-        self.optimizer.set_learning_rate(self._learning_rate())
-        self.optimizer.zero_grad()
+        optimizer.set_learning_rate(self._learning_rate())
+        optimizer.zero_grad()
         terms = self.objective.terms(samples)
         loss = self.objective.total({name: errors.mean() for name, errors in terms.items() if len(errors)})
         loss.backward(inputs=list(self.parameters.values()))  # and not with respect to positions too
@@ -277,7 +303,7 @@ class _Run:
         self.step += 1
         if not bool(torch.isfinite(norm)):
             return {}
-        self.optimizer.step()
+        optimizer.step()
         decay = min(settings.ema, (1 + self.step) / (10 + self.step))
         with torch.no_grad():
             torch._foreach_lerp_(list(self.average.values()), list(self.parameters.values()), 1 - decay)

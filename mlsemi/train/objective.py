@@ -26,6 +26,8 @@ class Objective:
         weights: of each term in the loss.
         units: of each term as it stands in names of columns, "meh" (1e-3 Eh), "meh_per_bohr" or "mebohr" (1e-3 e bohr).
         terms: of a list of samples, the errors of those that have the quantity, each of shape (such samples,).
+        residuals: of a list of samples, one after the other, all components of their errors times the weights, shape
+            (component,); None where there are none to be squared.
     """
 
     samples: Sequence[Any]
@@ -33,6 +35,7 @@ class Objective:
     weights: Mapping[str, float]
     units: Mapping[str, str]
     terms: Callable[[Sequence[Any]], dict[str, Tensor]]
+    residuals: Callable[[Sequence[Any]], Tensor] | None = None
 
     def total(self, means: Mapping[str, Any]) -> Any:  # noqa: ANN401 (tensors or numbers)
         """Weighted sum of the means of the terms."""
