@@ -44,6 +44,7 @@ _CLEARLY_NEGATIVE = -1e-2
 """A curvature below this is no matter of the coarse grid [Eh]: turning a degenerate state about its axis, which is
 exactly zero, comes out as -3e-3 and above (OH, NO, C2H2+, O, B, Cl with PBE and B3LYP)."""
 
+_NEWTON_RESTARTS = 3
 _MOVED = 0.01
 """Electrons of one spin between a density and the aufbau density of its Fock matrix: nothing (1e-6 and less) if the
 state is converged, one if it is excited. A sum of atoms, which is no determinant at all but by symmetry commutes with
@@ -372,7 +373,13 @@ def newton_scf(field, density: np.ndarray | None, tolerance: float) -> State:  #
     solver = field.newton()
     solver.conv_tol, solver.conv_tol_grad, solver.max_cycle = 1e-11, tolerance * 0.3, 50
     solver.kernel(dm0=density)
-    return _evaluated(field, solver, "newton")
+    state = _evaluated(field, solver, "newton")
+    for _ in range(_NEWTON_RESTARTS):  # it stops where the energy has no more digits, which the residual still has
+        if state.residual <= tolerance:
+            break
+        solver.kernel(solver.mo_coeff, solver.mo_occ)
+        state = _evaluated(field, solver, "newton")
+    return state
 
 
 def _observables(field, state: State, layout: AOLayout, *, gradient: bool) -> Observables:  # noqa: ANN001
