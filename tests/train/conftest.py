@@ -87,3 +87,35 @@ def configure(
         return read_config(path)
 
     return make
+
+
+@pytest.fixture
+def engine(water_engine: Engine, make_engine: Callable[..., Engine], base_header: checkpoint.Header) -> Engine:
+    """An engine whose weights may change."""
+    engine = make_engine(base_header)
+    engine.load_state_dict(water_engine.state_dict())
+    engine.baseline.prepare()
+    return engine
+
+
+@pytest.fixture(scope="session")
+def base_header(water_engine: Engine) -> checkpoint.Header:
+    """Of a model to fine-tune."""
+    return checkpoint.Header(
+        name="base",
+        method="pbe",
+        resolved_functional="1*GGA_X_PBE[101] + 1*GGA_C_PBE[130]; exact exchange 0",
+        basis=water_engine.basis,
+        elements=(1, 8),
+        baseline="atoms",
+        network=water_engine.network.config,
+        training={"steps": 0},
+    )
+
+
+@pytest.fixture
+def base(tmp_path: Path, base_header: checkpoint.Header, water_engine: Engine) -> Path:
+    """A checkpoint to fine-tune."""
+    path = tmp_path / "base.safetensors"
+    checkpoint.save(path, base_header, water_engine.state_dict())
+    return path

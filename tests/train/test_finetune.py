@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from mlsemi.checkpoint import Header, load, read_header, save
+from mlsemi.checkpoint import load, read_header
 from mlsemi.data.store import LabelStore, write_store
 from mlsemi.observables import Observables
 from mlsemi.train.config import FinetuneConfig, read_config
@@ -15,36 +15,6 @@ from mlsemi.train.finetune import ionization_energy, observable_terms, observabl
 from mlsemi.train.loop import train
 
 WEIGHTS = FinetuneConfig(energy=1.0, dipole=0.5, fock=0.1)
-
-
-@pytest.fixture
-def engine(water_engine, make_engine, base_header):
-    """An engine whose weights may change."""
-    engine = make_engine(base_header)
-    engine.load_state_dict(water_engine.state_dict())
-    engine.baseline.prepare()
-    return engine
-
-
-@pytest.fixture(scope="session")
-def base_header(water_engine):
-    return Header(
-        name="base",
-        method="pbe",
-        resolved_functional="1*GGA_X_PBE[101] + 1*GGA_C_PBE[130]; exact exchange 0",
-        basis=water_engine.basis,
-        elements=(1, 8),
-        baseline="atoms",
-        network=water_engine.network.config,
-        training={"steps": 0},
-    )
-
-
-@pytest.fixture
-def base(tmp_path, base_header, water_engine):
-    path = tmp_path / "base.safetensors"
-    save(path, base_header, water_engine.state_dict())
-    return path
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from mlsemi.checkpoint import Header, load, read_header, save
+from mlsemi.checkpoint import load, read_header
 from mlsemi.data.store import LabelStore, write_store
 from mlsemi.train.config import FinetuneConfig, read_config
 from mlsemi.train.finetune import observables_objective
@@ -74,36 +74,6 @@ def test_what_does_not_fit_into_memory_or_is_not_finite_is_refused(monkeypatch):
     labels[1] = torch.nan
     with pytest.raises(RuntimeError, match="not finite"):
         optimizer.step([0, 1, 2])
-
-
-@pytest.fixture
-def header(water_engine):
-    return Header(
-        name="base",
-        method="pbe",
-        resolved_functional="1*GGA_X_PBE[101] + 1*GGA_C_PBE[130]; exact exchange 0",
-        basis=water_engine.basis,
-        elements=(1, 8),
-        baseline="atoms",
-        network=water_engine.network.config,
-        training={"steps": 0},
-    )
-
-
-@pytest.fixture
-def base(tmp_path, header, water_engine):
-    path = tmp_path / "base.safetensors"
-    save(path, header, water_engine.state_dict())
-    return path
-
-
-@pytest.fixture
-def engine(header, water_engine, make_engine):
-    """An engine whose weights may change."""
-    engine = make_engine(header)
-    engine.load_state_dict(water_engine.state_dict())
-    engine.baseline.prepare()
-    return engine
 
 
 def configuration(folder, labels, *, weights="energy = 1.0\ndipole = 1.0", training=""):
