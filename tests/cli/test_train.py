@@ -129,3 +129,13 @@ def test_a_full_disk_is_named(tmp_path, monkeypatch):
 def fail_as_torch_does(config, **options):
     """What torch.save says when the disk is full."""
     raise RuntimeError("unexpected pos 64 vs 0")
+
+
+def test_a_lack_of_memory_has_one_line(tmp_path, monkeypatch):
+    def lacking(*_arguments, **_options):
+        raise MemoryError("Gauss-Newton needs 9 GB")
+
+    monkeypatch.setattr("mlsemi.train.loop.train", lacking)
+    result = invoke(configure(tmp_path))
+    assert result.exit_code == 1
+    assert result.output.splitlines()[-1] == "error: Gauss-Newton needs 9 GB"
