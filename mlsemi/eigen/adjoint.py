@@ -24,7 +24,7 @@ from torch import Tensor
 
 from mlsemi.eigen.spectrum import CLOSED_GAP, FermiOccupations, Spectrum
 
-_LARGE = 160
+_LARGE = 64
 """From this size on NumPy's products, one after the other, are faster on the CPU than torch's batched ones."""
 
 

@@ -25,19 +25,15 @@ from torch import Tensor
 
 from mlsemi.eigen.checks import EXACT, Report, both, clean
 
-RESIDUAL_TOLERANCE = 1e-10
-"""Largest |(FC - SC eps) x| / (|Fx| |C|) and |(C^T S C - 1) x| / |C|^2 of a solution that is believed, x being random:
-rounding leaves 1e-15, a failed solver 1e-4 or more."""
+RESIDUAL_TOLERANCE = 1e-11
+"""Largest |(C^T F C - eps) x| / (|F| |C|^2) and |(C^T S C - 1) x| / |C|^2 of a solution that is believed, x being
+random: rounding leaves 1e-16, a failed solver 1e-4 or more."""
 
-SURE = 1e-13
+SURE = 1e-14
 """What is left by a single x at which a solution is believed at once."""
 
 LARGE = 112
 """From this size on solving and checking one member after the other is faster on the CPU than batched operations."""
-
-BLOCKED = 160
-"""From this size on sygst, which brings F to the standard problem with half the work but small blocks, is faster than
-two triangular solutions."""
 
 CACHED = 1 << 20
 """Elements of the matrices that are solved together on the CPU: they fit the last cache, and one call to torch serves
@@ -76,8 +72,8 @@ def solve_batch(
     cpu, size = fock.device.type == "cpu", fock.shape[-1]
     probe = _probe(size).to(fock)
     everyone = list(range(len(fock)))
-    small = cpu and ao_mask is None and size < LARGE and fock.numel() <= CACHED
-    if small or not (cpu if group is None else group):
+    at_once = cpu and ao_mask is None and (size >= LARGE or fock.numel() <= CACHED)
+    if at_once or not (cpu if group is None else group):
         return _solve_members(fock, overlap, ao_mask, everyone, report, probe, dependence)
     energy = fock.new_zeros(fock.shape[:2])
     make = torch.empty if ao_mask is None else torch.zeros
@@ -136,6 +132,7 @@ def _solve_members(
     numbers = [members[k] for k in left.tolist()]
     rest = _solve_together(fock[left], overlap[left], None, numbers, report, probe, dependence)
     failed = [k for k in left.tolist() if float(error[k]) > RESIDUAL_TOLERANCE]
+    failed = [k for k in failed if _is_symmetric(fock[k]) and _is_symmetric(overlap[k])]
     failed = [k for k in failed if not _is_dependent(overlap[k], dependence)]
     if failed:
         _tell([report.name(members[k]) for k in failed], float(error[failed].max()))
@@ -225,8 +222,8 @@ def _one_by_one(fock: Tensor, overlap: Tensor, probe: Tensor, out: tuple[Tensor,
     """One member after the other by LAPACK, checked while it is in the cache.
 
     Returns:
-        Solutions, and the relative error that one vector leaves: NaN where F or S is not symmetric or S not positive
-        definite, inf where LAPACK says that it failed.
+        Solutions, and the relative error that one vector leaves (large where F or S is not symmetric): NaN where F or S
+        is not finite or S not positive definite, inf where LAPACK says that it failed.
     """
     from scipy.linalg.lapack import dsygvd
 
@@ -236,48 +233,27 @@ def _one_by_one(fock: Tensor, overlap: Tensor, probe: Tensor, out: tuple[Tensor,
     norm, error = np.ones(len(fock)), np.full(len(fock), np.nan)
     work = np.empty(fock.shape[-2:], order="F")
     for k, (f, s, c) in enumerate(zip(fock.numpy(), overlap.numpy(), vectors, strict=True)):
-        scale = f @ x
-        if not (_is_equal(x @ f, scale) and _is_equal(x @ s, s @ x)):
-            continue
-        # symmetric, so that the transposed view is the same matrix in Fortran's order
+        # symmetric, so that the transposed view is the same matrix in Fortran's order; LAPACK reads one triangle of it,
+        # the products below read both, so that what is not symmetric leaves an error
         c[:], work[:] = f.T, s.T
-        if len(c) < BLOCKED:
-            e, solved, info = _by_parts(c, work)
-        else:
-            e, solved, info = dsygvd(c, work, overwrite_a=1, overwrite_b=1)
+        size = _square(c)
+        if not (size < np.inf and _square(work) < np.inf):
+            continue
+        e, solved, info = dsygvd(c, work, overwrite_a=1, overwrite_b=1)
         if info:
             error[k] = np.nan if info > len(c) else np.inf
             continue
         if not np.may_share_memory(c, solved):
             c[:] = solved
         right = c @ x
-        through = s @ right
-        residual = f @ right
-        residual -= s @ (c @ (e * x))
-        metric = through @ c
-        metric -= x
-        flat = c.T.ravel()
-        square = max(float(flat @ flat), 1e-300)
-        size = max(float(scale @ scale), 1e-6) * square
+        residual = (f @ right) @ c - e * x
+        metric = (s @ right) @ c - x
+        square = max(_square(c), 1e-300)
         # the norm of a vector is larger than its largest element
-        worst = max(float(residual @ residual) / size, float(metric @ metric) / square**2) ** 0.5
+        worst = max(_square(residual) / max(size, 1e-6), _square(metric)) ** 0.5 / square
         error[k] = worst if worst < np.inf else np.inf
         energies[k], norm[k] = e, square**0.5
     return Raw(energy, coeff, torch.from_numpy(norm), []), torch.from_numpy(error)
-
-
-def _by_parts(matrix: np.ndarray, metric: np.ndarray) -> tuple[np.ndarray, np.ndarray, int]:
-    """As sygvd, with triangular solutions of the whole matrix instead of sygst's small blocks."""
-    from scipy.linalg.blas import dtrsm
-    from scipy.linalg.lapack import dpotrf, dsyevd
-
-    factor, info = dpotrf(metric, 1, 0, overwrite_a=1)
-    if info:
-        return metric, matrix, len(matrix) + info
-    dtrsm(1.0, factor, matrix, lower=1, overwrite_b=1)
-    dtrsm(1.0, factor, matrix, side=1, lower=1, trans_a=1, overwrite_b=1)
-    energy, vectors, info = dsyevd(matrix, lower=1, overwrite_a=1)
-    return energy, dtrsm(1.0, factor, vectors, lower=1, trans_a=1, overwrite_b=1), info
 
 
 def _is_dependent(overlap: Tensor, dependence: float) -> bool:
@@ -285,27 +261,32 @@ def _is_dependent(overlap: Tensor, dependence: float) -> bool:
     return bool(torch.linalg.eigvalsh(overlap)[0] < dependence)
 
 
-def _is_equal(one: np.ndarray, other: np.ndarray) -> bool:
-    """Whether two vectors agree but for the last digits, and are finite."""
-    apart = one - other
-    return bool(apart @ apart <= EXACT**2 * (other @ other))
+def _square(x: np.ndarray) -> float:
+    """Sum of the squared elements of an array in C's or Fortran's order."""
+    flat = x.ravel(order="K")
+    return float(flat @ flat)
+
+
+def _is_symmetric(matrix: Tensor) -> bool:
+    """Whether a matrix is that but for the last digits."""
+    return bool((matrix - matrix.mT).abs().max() <= EXACT * matrix.abs().max())
 
 
 def _relative_error(
     f: Tensor, s: Tensor, energy: Tensor, coeff: Tensor, ao_mask: Tensor | None, scale: Tensor, probe: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Larger of the scaled |(FC - SC eps) x| and |(C^T S C - 1) x| for random x, and |C|, shape (batch,).
+    """Larger of the scaled |(C^T F C - eps) x| and |(C^T S C - 1) x| for random x, and |C|, shape (batch,).
 
     The vectors x are rows, which makes thin products fast; F and S are symmetric.
     """
     x = probe.expand(len(f), -1, -1) if ao_mask is None else probe * ao_mask.unsqueeze(-2)
-    right = torch.cat([x, x * energy.unsqueeze(-2)], -2) @ coeff.mT
-    through = right @ s
+    right = x @ coeff.mT
+    found = torch.cat([right @ f, right @ s], -2) @ coeff
     n = len(probe)
-    residual = (right[:, :n] @ f - through[:, n:]).abs().amax((-2, -1))
-    metric = (through[:, :n] @ coeff - x).abs().amax((-2, -1))
+    residual = (found[:, :n] - x * energy.unsqueeze(-2)).abs().amax((-2, -1))
+    metric = (found[:, n:] - x).abs().amax((-2, -1))
     size = torch.linalg.vector_norm(coeff, dim=(-2, -1))
-    return torch.maximum(residual / (scale.clamp_min(1e-3) * size), metric / size**2), size
+    return torch.maximum(residual / scale.clamp_min(1e-3), metric) / size**2, size
 
 
 def _tell(names: list[str], error: float) -> None:
