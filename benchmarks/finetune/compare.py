@@ -5,54 +5,63 @@
 Ways: `refit` shifts the atomic reference energies only; `finetune` trains the whole network through density and
 eigenproblem; `delta` leaves the electronic part to the base and trains the same network, from the same weights, to
 give nothing but an energy; `scratch` is `finetune` from fresh weights. Every way refits the atomic reference energies,
-and nine labels in ten train, the others tell how far it is. Errors of MP2 and Hartree-Fock, from the labels
-themselves, are given with the same refit.
+and nine labels in ten train, the others tell how far it is (with `--split molecule` those of validation molecules).
+
+A seed is another draw of labels: of a fixed random order of the file, seed k takes the k-th block of so many labels
+while there is one. Where the file has no such block left, seeds choose which labels validate.
+
+Errors of MP2 and Hartree-Fock, from the labels themselves, and of other methods whose energies label files hold
+(`--method NAME FILE`, of training and test geometries or some of them), are given with the same refit. Test labels of
+unlike molecules give isomerization and hydrogenation energies besides.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import shutil
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from summaries import energies, reactions
 from torch import Tensor
 
 from mlsemi import checkpoint
-from mlsemi.data.store import LabelStore
+from mlsemi.data.store import LabelStore, Record, molecule_key, write_store
 from mlsemi.engine import Engine
 from mlsemi.frames import BondFrames
+from mlsemi.interop.atomic_write import written_whole
 from mlsemi.model import find_model
 from mlsemi.molecule import Molecule
 from mlsemi.nn.network import FockNetwork
-from mlsemi.train.config import OPTIMIZERS, Config, DataConfig, FinetuneConfig, TrainingConfig
+from mlsemi.train.config import OPTIMIZERS, SPLITS, TRAINED, Config, DataConfig, FinetuneConfig, TrainingConfig
 from mlsemi.train.evaluate import evaluate, select
 from mlsemi.train.finetune import Target
 from mlsemi.train.loop import fit
 from mlsemi.train.objective import Objective
 from mlsemi.train.setup import set_up
-from mlsemi.units import HARTREE_IN_KCAL_PER_MOL
 
 WAYS = ("refit", "finetune", "delta", "scratch")
 
 
-def configuration(labels: Path, output: Path, count: int, seed: int, optimizer: str, steps: int) -> Config:
+def configuration(labels: Path, output: Path, arguments: argparse.Namespace, seed: int) -> Config:
     """The same schedule for all ways: chosen on validation labels of water."""
-    weights = (1.0, 1.0, 0.1) if optimizer == "gauss-newton" else (1.0, 0.1, 0.05)
+    gauss_newton = arguments.optimizer == "gauss-newton"
+    steps = arguments.steps or (20 if gauss_newton else 400)
+    weights = (1.0, 1.0, 0.1) if gauss_newton else (1.0, 0.1, 0.05)
     return Config(
         name="finetuned",
         output=output,
         baseline="atoms",
         overlap_floor=0.0,
-        data=DataConfig(labels=(str(labels),), limit=count, validation=0.1),
+        data=DataConfig(labels=(str(labels),), split=arguments.split, validation=0.1),
         training=TrainingConfig(
-            optimizer=optimizer,
+            optimizer=arguments.optimizer,
             steps=steps,
             batch=16,
             learning_rate=1e-3,
@@ -60,10 +69,27 @@ def configuration(labels: Path, output: Path, count: int, seed: int, optimizer: 
             ema=0.98,
             validate_every=max(steps // 10, 1),
             seed=seed,
+            trained=arguments.trained,
             threads=1,
         ),
-        finetune=FinetuneConfig(**dict(zip(("energy", "dipole", "ionization"), weights, strict=True))),
+        finetune=FinetuneConfig(
+            **dict(zip(("energy", "dipole", "ionization"), weights, strict=True)), damping=arguments.damping
+        ),
     )
+
+
+def drawn(labels: Path, count: int, seed: int, folder: Path) -> Path:
+    """A label file with the labels of one draw; `labels` itself where it has no more than that."""
+    with LabelStore.open(labels) as store:
+        if count >= len(store):
+            return labels
+        order = np.random.default_rng(0).permutation(len(store))
+        block = order[count * seed : count * (seed + 1)]
+        if len(block) < count:
+            block = order[:count]
+        path = folder / "drawn.h5"
+        write_store(path, (store.record(int(i)) for i in sorted(block)), store.attrs, fock_encoding=store.fock_encoding)
+    return path
 
 
 def fresh_weights(engine: Engine, seed: int) -> None:
@@ -83,8 +109,9 @@ def energy_only(engine: Engine, objective: Objective, electronic: dict[int, floa
         batch = engine.batch([t.molecule for t in targets])
         output = engine.network(batch, BondFrames.of(batch, engine.network.l_max))
         atoms = torch.zeros(len(targets), dtype=torch.float64).index_add(0, batch.molecule, output.atom_energy)
-        label = torch.tensor([t.observables.energy - electronic[id(t)] for t in targets], dtype=torch.float64)
-        return 1e3 * (atoms - label)
+        label = np.array([t.observables.energy for t in targets], dtype=float)
+        label -= np.array([electronic[id(t)] for t in targets])
+        return 1e3 * (atoms - torch.from_numpy(label))
 
     def terms(targets: Sequence[Target]) -> dict[str, Tensor]:
         return {"energy": residuals(targets).abs()}
@@ -116,9 +143,9 @@ def without_lacking(settings: FinetuneConfig, labels: Path) -> FinetuneConfig:
 
 
 def run(way: str, labels: Path, test: Path, base: Path, config: Config) -> dict:
-    """Errors on the test labels of one way, one number of labels, one seed."""
-    count, seed, folder = config.data.limit, config.training.seed, config.output
-    assert config.finetune is not None and count is not None
+    """Errors on the test labels of one way, with one draw of labels."""
+    seed, folder = config.training.seed, config.output
+    assert config.finetune is not None
     config = replace(config, finetune=without_lacking(config.finetune, labels))
     start = time.process_time()
     torch.manual_seed(seed)
@@ -135,95 +162,139 @@ def run(way: str, labels: Path, test: Path, base: Path, config: Config) -> dict:
         fit(config, header, engine, objective)
     seconds = time.process_time() - start
     header, engine = checkpoint.load(folder / "model.safetensors")
+    electronic_part = checkpoint.load(base)[1] if way == "delta" else engine
+
+    def errors(records: Sequence[Record]) -> np.ndarray:
+        molecules = [record.molecule for record in records]
+        found = electronic_energies(electronic_part, molecules) + atom_energies(engine, molecules)
+        return found - energies_of(records)
+
     with LabelStore.open(test) as store:
-        rows = evaluate(header, engine, store, select(store)).rows
-        errors = np.array([row["energy_fast_error"] for row in rows], dtype=float)
-        if way == "delta":
-            errors = delta_errors(engine, checkpoint.load(base)[1], store)
-    found = {"energy_kcal": float(np.abs(errors).mean() * HARTREE_IN_KCAL_PER_MOL)}
-    found["energy_max_kcal"] = float(np.abs(errors).max() * HARTREE_IN_KCAL_PER_MOL)
+        held = list(store.all_records())
+        found = summary(held, errors(held), *with_errors(hydrides(labels), errors))
+        if way != "delta":
+            found |= observables(evaluate(header, engine, store, select(store)).rows)
+    steps = 0 if way == "refit" else header.training["steps"]
+    return {"way": way, "seed": seed, "steps": steps, "cpu_s": seconds} | found
+
+
+def observables(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """Mean absolute errors of dipole [D] and ionization energy [eV], where the labels have them."""
+    found = {}
     for name, key, factor in (
         ("dipole_D", "dipole_error", 2.541746473),
         ("ionization_eV", "ionization_error", 27.211386),
     ):
         values = [abs(float(row[key])) * factor for row in rows if key in row]
-        if values and way != "delta":
+        if values:
             found[name] = float(np.mean(values))
-    return {
-        "way": way,
-        "labels": count,
-        "seed": seed,
-        "steps": 0 if way == "refit" else header.training["steps"],
-        "cpu_s": seconds,
-    } | found
+    return found
 
 
-def delta_errors(engine: Engine, base: Engine, store: LabelStore) -> np.ndarray:
-    """Errors with the electronic energy of the base instead of that of the trained network [Eh]."""
-    records = [store.record(i) for i in range(len(store))]
-    molecules = [record.molecule for record in records]
-    labels = np.array([record.observables.energy for record in records], dtype=float)
-    return electronic_energies(base, molecules) + atom_energies(engine, molecules) - labels
+def energies_of(records: Sequence[Record]) -> np.ndarray:
+    """Energies of labels [Eh]."""
+    return np.array([record.observables.energy for record in records], dtype=float)
 
 
-def methods(labels: Path, test: Path, counts: Sequence[int]) -> list[dict]:
-    """Errors of Hartree-Fock and MP2 with the same refit."""
+def hydrides(labels: Path) -> list[Record]:
+    """The labels of H2 and of hydrides: what hydrogenation gives."""
+    with LabelStore.open(labels) as store:
+        return [r for r in store.all_records() if r.molecule.n_heavy_atoms <= 1]
+
+
+def with_errors(
+    records: Sequence[Record], errors: Callable[[Sequence[Record]], np.ndarray]
+) -> tuple[list[Molecule], np.ndarray]:
+    """Molecules of some labels, and errors of their energies [Eh]."""
+    return [record.molecule for record in records], errors(records) if records else np.zeros(0)
+
+
+def summary(
+    held: Sequence[Record], errors: np.ndarray, partners: Sequence[Molecule], of_partners: np.ndarray
+) -> dict[str, float]:
+    """Of the energies, and of the reactions where the molecules are not all alike."""
+    molecules = [record.molecule for record in held]
+    found = energies(errors)
+    if len({molecule.formula for molecule in molecules}) > 1:
+        found |= reactions(molecules, errors, partners, of_partners)
+    return found
+
+
+def other_methods(labels: Path, test: Path, extra: Sequence[tuple[str, Path]]) -> list[dict]:
+    """Errors of other methods with the atomic reference energies refitted to all labels."""
+    with LabelStore.open(labels) as store, LabelStore.open(test) as held_store:
+        seen, held = list(store.all_records()), list(held_store.all_records())
+    sources: dict[str, Callable[[Record], float | None]] = {
+        "hf": lambda r: r.observables.scf_total_energy,
+        "mp2": lambda r: r.observables.mp2_total_energy,
+    }
+    for name, path in extra:
+        with LabelStore.open(path) as store:
+            known = {molecule_key(r.molecule): r.observables.energy for r in store.all_records()}
+        sources[name] = lambda record, known=known: known.get(molecule_key(record.molecule))
     out = []
-    with LabelStore.open(labels) as store, LabelStore.open(test) as held:
-        for name in ("scf_total_energy", "mp2_total_energy"):
-            if getattr(store.record(0).observables, name) is None:
-                continue
+    for name, source in sources.items():
+        gaps = {
+            id(r): float(energy) - float(r.observables.energy)  # type: ignore[arg-type]
+            for r in (*seen, *held)
+            if (energy := source(r)) is not None
+        }
+        fitted, tested = ([r for r in part if id(r) in gaps] for part in (seen, held))
+        if not (fitted and tested):
+            print(f"{name}: not known for these geometries, left out", flush=True)
+            continue
+        elements = np.array(sorted({z for r in (*fitted, *tested) for z in r.molecule.numbers.tolist()}))
 
-            def table(part: LabelStore, n: int, column: str = name) -> tuple[np.ndarray, np.ndarray]:
-                records = [part.record(i) for i in range(min(n, len(part)))]
-                elements = np.array(sorted({z for r in records for z in r.molecule.numbers.tolist()}))
-                composition = np.array([(r.molecule.numbers[:, None] == elements).sum(0) for r in records], dtype=float)
-                gaps = np.array([r.observables.energy - getattr(r.observables, column) for r in records])
-                return composition, gaps
+        def counts(records: Sequence[Record], elements: np.ndarray = elements) -> np.ndarray:
+            return np.array([(r.molecule.numbers[:, None] == elements).sum(0) for r in records], dtype=float)
 
-            for count in counts:
-                composition, gaps = table(store, count)
-                shift, *_ = np.linalg.lstsq(composition, gaps, rcond=None)
-                composition, gaps = table(held, len(held))
-                errors = (gaps - composition @ shift) * HARTREE_IN_KCAL_PER_MOL
-                found = {"energy_kcal": float(np.abs(errors).mean()), "energy_max_kcal": float(np.abs(errors).max())}
-                out.append({"way": name.removesuffix("_total_energy"), "labels": count} | found)
+        shift, *_ = np.linalg.lstsq(counts(fitted), np.array([gaps[id(r)] for r in fitted]), rcond=None)
+
+        def errors(records: Sequence[Record], gaps: dict[int, float] = gaps, shift: np.ndarray = shift) -> np.ndarray:
+            return np.array([gaps[id(r)] for r in records]) - counts(records) @ shift
+
+        small = [r for r in fitted if r.molecule.n_heavy_atoms <= 1]
+        found = summary(tested, errors(tested), *with_errors(small, errors))
+        out.append({"way": name, "labels": len(fitted), "tested": len(tested)} | found)
     return out
 
 
 def main() -> None:
-    """Reads the command line, runs all, writes JSON and prints a table."""
+    """Reads the command line, runs all, writes JSON and prints a line for each run."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("labels", type=Path)
     parser.add_argument("test", type=Path)
     parser.add_argument("--base", default="water-pbe-def2svp")
     parser.add_argument("--counts", type=int, nargs="+", default=[10, 30, 100])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--split", choices=SPLITS, default="random")
     parser.add_argument("--optimizer", choices=OPTIMIZERS, default="gauss-newton")
     parser.add_argument("--steps", type=int, help="default: 20 at most of gauss-newton, 400 of muon")
-    parser.add_argument("--ways", nargs="+", default=list(WAYS), choices=WAYS)
+    parser.add_argument("--damping", type=float, default=0.01)
+    parser.add_argument("--trained", choices=TRAINED, default="all")
+    parser.add_argument("--ways", nargs="*", default=list(WAYS), choices=WAYS)
+    parser.add_argument("--method", nargs=2, action="append", default=[], metavar=("NAME", "FILE"))
     parser.add_argument("-o", "--output", type=Path, required=True)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    steps = arguments.steps or (20 if arguments.optimizer == "gauss-newton" else 400)
     base = find_model(arguments.base)
-    rows = methods(arguments.labels, arguments.test, arguments.counts)
+    rows = other_methods(arguments.labels, arguments.test, [(name, Path(file)) for name, file in arguments.method])
     for row in rows:
-        print(row, flush=True)
+        print({k: round(v, 5) if isinstance(v, float) else v for k, v in row.items()}, flush=True)
+    with LabelStore.open(arguments.labels) as store:
+        most = len(store)
     for count in arguments.counts:
         for seed in arguments.seeds:
             for way in arguments.ways:
-                folder = Path(tempfile.mkdtemp())
-                try:
-                    config = configuration(arguments.labels, folder, count, seed, arguments.optimizer, steps)
-                    found = run(way, arguments.labels, arguments.test, base, config)
-                finally:
-                    shutil.rmtree(folder)
+                with tempfile.TemporaryDirectory() as name:
+                    labels = drawn(arguments.labels, count, seed, Path(name))
+                    config = configuration(labels, Path(name) / "run", arguments, seed)
+                    config.output.mkdir()
+                    found = {"labels": min(count, most)} | run(way, labels, arguments.test, base, config)
                 rows.append(found)
                 print({k: round(v, 5) if isinstance(v, float) else v for k, v in found.items()}, flush=True)
-                beside = arguments.output.with_name(arguments.output.name + ".part")
-                beside.write_text(json.dumps({"base": arguments.base, "rows": rows}, indent=1) + "\n")
-                beside.replace(arguments.output)
+                with written_whole(arguments.output) as path:
+                    Path(path).write_text(json.dumps({"base": arguments.base, "rows": rows}, indent=1) + "\n")
 
 
 if __name__ == "__main__":
