@@ -3,9 +3,10 @@
     python benchmarks/finetune/organic_geometries.py reference_data/organic/organic_b3lyp_def2svp.h5 ... -o FOLDER
 
 writes, by the same split as that of the organic model: `train.xyz`, training and validation molecules with up to three
-heavy atoms, at the GFN2-xTB minimum that their SMILES leads to; `thermal.xyz`, the first geometry that the label files
-have of the training molecules among them; `test.xyz`, test molecules with up to four heavy atoms at such minima: those
-with up to three first, then those with the most isomers among them, so that the first so many make many isomerizations.
+heavy atoms, at the GFN2-xTB minimum that their SMILES leads to; `larger.xyz` and `validation.xyz`, the same of 60
+training molecules and of the validation molecules with four; `test.xyz`, test molecules with up to four heavy atoms at
+such minima: those with up to three first, then those with the most isomers among them, so that the first so many make
+many isomerizations. Within each, a hash of the SMILES gives the order.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from mlsemi.molecule import Molecule
 from mlsemi.reference.sampling import NotIntactError, geometry_from_smiles, relaxed
 
 SMALL, LARGEST = 3, 4
+LARGER = 60
 
 
 def heavy_atoms(molecule: Molecule) -> int:
@@ -61,15 +63,16 @@ def main() -> None:
     molecules = first_geometries(arguments.labels)
     order = sorted(molecules, key=lambda s: (heavy_atoms(molecules[s]), hashlib.sha256(s.encode()).hexdigest()))
     small = [s for s in order if heavy_atoms(molecules[s]) <= SMALL]
-    seen = [s for s in small if side_of(molecules[s]) != "test"]
+    seen = [s for s in order if side_of(molecules[s]) != "test"]
     unseen = [s for s in order if side_of(molecules[s]) == "test"]
     isomers = Counter(molecules[s].formula for s in unseen if s not in small)
     larger = sorted(
         (s for s in unseen if s not in small), key=lambda s: (-isomers[molecules[s].formula], molecules[s].formula)
     )
     sets = {
-        "train": minima(seen),
-        "thermal": [molecules[s] for s in seen if side_of(molecules[s]) == "train"],
+        "train": minima([s for s in seen if s in small]),
+        "larger": minima([s for s in seen if s not in small and side_of(molecules[s]) == "train"][:LARGER]),
+        "validation": minima([s for s in seen if s not in small and side_of(molecules[s]) == "validation"]),
         "test": minima([s for s in small if s in unseen] + larger),
     }
     arguments.output.mkdir(parents=True, exist_ok=True)

@@ -34,6 +34,7 @@ _POSITION_QUANTUM = 1e-7
 """Positions are compared to this many bohr when geometries are recognized."""
 
 _CHUNK = 65536
+_TEXT_CHUNK = 256
 _CACHE_BYTES = 1 << 24
 _FLUSH_RECORDS = 128
 _SCALARS = {
@@ -292,7 +293,7 @@ def _write_records(file: h5py.File, records: Iterable[Record], types: Mapping[st
     }
     for k in _TEXTS:
         columns[k] = file.create_dataset(
-            f"records/{k}", (0,), dtype=h5py.string_dtype(), chunks=(4096,), maxshape=(None,)
+            f"records/{k}", (0,), dtype=h5py.string_dtype(), chunks=(_TEXT_CHUNK,), maxshape=(None,)
         )
     rows: list[tuple[dict[str, Any], dict[str, np.ndarray]]] = []
     total = 0
