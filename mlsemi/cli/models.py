@@ -51,6 +51,7 @@ def summary(name: str, header: Header) -> dict[str, Any]:
         "method": header.method,
         "resolved_functional": header.resolved_functional,
         "basis": header.basis.name,
+        "energy_method": header.level(),
         "elements": [symbol_of(z) for z in header.elements],
         "labels": {part: header.training.get(f"labels_{part}") for part in ("train", "validation")},
         "domain": dict(header.domain),
@@ -80,9 +81,13 @@ def _print_table(headers: Mapping[str, Header]) -> None:
     table = Table("model", "method/basis", "elements", "labels", "held-out errors")
     table.columns[0].no_wrap = True  # a name that is cut off cannot be typed
     table.columns[0].min_width = max(map(len, headers))
+    table.columns[1].overflow = "fold"
+    table.columns[1].min_width = max(len(f"{header.method}/{header.basis.name}") for header in headers.values())
     for name, header in headers.items():
         row = summary(name, header)
         labels = sum(n for n in row["labels"].values() if n)
         method = f"{row['method']}/{row['basis']}"
+        if row["energy_method"] != method:
+            method += f"\nfast energies: {row['energy_method']}"
         table.add_row(name, method, " ".join(row["elements"]), str(labels or "?"), format_errors(row["errors"]))
     Console(highlight=False, markup=False).print(table)

@@ -37,6 +37,12 @@ def test_as_json(weights):
     assert json.loads(_run("tiny", "--json").stdout) == [entry]
 
 
+def test_a_fine_tuned_model_names_the_method_of_its_energies():
+    (entry,) = json.loads(_run("water-ccsdt-ccpvtz", "--json").stdout)
+    assert (entry["method"], entry["energy_method"]) == ("pbe", "CCSD(T)/cc-pvtz, frozen core")
+    assert "CCSD(T)" in _run().stdout
+
+
 def test_a_card(weights):
     assert _run("tiny").stdout.startswith("# tiny\n\nNot trained.")
     (weights / "tiny.md").unlink()
