@@ -25,11 +25,11 @@ from torch import Tensor
 
 from mlsemi.eigen.checks import EXACT, Report, both, clean
 
-RESIDUAL_TOLERANCE = 1e-11
+RESIDUAL_TOLERANCE = 1e-12
 """Largest |(C^T F C - eps) x| / (|F| |C|^2) and |(C^T S C - 1) x| / |C|^2 of a solution that is believed, x being
 random: rounding leaves 1e-16, a failed solver 1e-4 or more."""
 
-SURE = 1e-14
+SURE = 1e-15
 """What is left by a single x at which a solution is believed at once."""
 
 LARGE = 112
