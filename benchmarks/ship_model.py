@@ -27,6 +27,7 @@ SHOWN = {
     "energy_fast_mae_kcal_per_mol": "fast energy MAE [kcal/mol]",
     "energy_variational_mae_kcal_per_mol": "variational energy MAE [kcal/mol]",
     "energy_corrected_mae_kcal_per_mol": "corrected energy MAE [kcal/mol]",
+    "energy_composite_mae_kcal_per_mol": "composite energy MAE [kcal/mol]",
     "dipole_mae_D": "dipole MAE [D]",
     "ionization_mae_eV": "ionization energy MAE [eV]",
 }

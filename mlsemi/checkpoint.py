@@ -36,8 +36,11 @@ class Header:
         method: the method of its labels, as asked for.
         resolved_functional: what that name meant in the program that made the labels.
         energy_method: method and basis that the energies of the fast mode are of, where fine-tuning made it another one
-            than `method`; empty otherwise. Fock matrices and all other modes stay those of `method`.
+            than `method`; empty otherwise. Fock matrices stay those of `method`, and so do all other modes but the
+            composite one.
         orbital_shift: see `mlsemi.engine.Engine`.
+        energy_network: whether there is one, see `mlsemi.engine.Engine`: then the difference of `energy_method` to
+            `method` is known, and with it the composite mode.
         basis: AO basis, of the covered elements.
         elements: atomic numbers that are covered.
         baseline: kind of F0.
@@ -66,10 +69,12 @@ class Header:
     calibration: Mapping[str, Any] = field(default_factory=dict)
     energy_method: str = ""
     orbital_shift: float = 0.0
+    energy_network: bool = False
 
     def level(self, mode: str = "fast") -> str:
         """Method and basis of the energies of a mode, in one line."""
-        return self.energy_method if mode == "fast" and self.energy_method else f"{self.method}/{self.basis.name}"
+        finetuned = self.energy_method and mode in ("fast", "composite")
+        return self.energy_method if finetuned else f"{self.method}/{self.basis.name}"
 
     def to_json(self) -> dict[str, Any]:
         """As plain data."""
@@ -113,6 +118,7 @@ class Header:
             overlap_floor=float(data.get("overlap_floor", 0.0)),
             energy_method=data.get("energy_method", ""),
             orbital_shift=float(data.get("orbital_shift", 0.0)),
+            energy_network=bool(data.get("energy_network", False)),
             **{k: data[k] for k in names},
         )
 
@@ -131,6 +137,7 @@ def engine_of(header: Header, *, dtype: torch.dtype = torch.float32, build: bool
         overlap_floor=header.overlap_floor,
         members=header.members,
         orbital_shift=header.orbital_shift,
+        energy_network=header.energy_network,
         dtype=dtype,
         build=build,
     )
@@ -186,9 +193,14 @@ def load_extended(path: str | Path, network: NetworkConfig) -> tuple[Header, Eng
         network: that of the checkpoint, where `charges` and `open_shells` may be added.
 
     Raises:
-        ValueError: as `load`, or if the network differs in anything else.
+        ValueError: as `load`, or if the network differs in anything else, or has an energy network beside it.
     """
     header, tensors = _read(path, tensors=True)
+    if header.energy_network:
+        raise ValueError(
+            f"{path} was fine-tuned to energies of {header.energy_method} by a network of their own, which is not "
+            "trained further: start from the model that it was made from"
+        )
     flags = ("charges", "open_shells")
     lost = [name for name in flags if getattr(header.network, name) and not getattr(network, name)]
     if lost or replace(header.network, **{name: getattr(network, name) for name in flags}) != network:

@@ -37,4 +37,9 @@ def fast_energy(electronic: Tensor, pair_energy: Tensor, atom_energy: Tensor, ba
     Returns:
         Energies [Eh], shape (molecule,).
     """
-    return electronic + pair_energy + electronic.new_zeros(batch.n_molecules).index_add(0, batch.molecule, atom_energy)
+    return electronic + pair_energy + atom_sums(atom_energy, batch)
+
+
+def atom_sums(atom_energy: Tensor, batch: Batch) -> Tensor:
+    """Sum over the atoms of each molecule, shape (molecule,), of values of atoms, shape (atom,)."""
+    return atom_energy.new_zeros(batch.n_molecules).index_add(0, batch.molecule, atom_energy)

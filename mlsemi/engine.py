@@ -13,10 +13,10 @@ from mlsemi.basis import Basis
 from mlsemi.batch import Batch
 from mlsemi.blocks import BlockMap
 from mlsemi.eigen import dependency_filter, lift_near_dependencies
-from mlsemi.energy import electronic_energy, fast_energy
+from mlsemi.energy import atom_sums, electronic_energy, fast_energy
 from mlsemi.frames import BondFrames
 from mlsemi.integrals import one_electron, plan
-from mlsemi.nn.network import FockNetwork, NetworkConfig
+from mlsemi.nn.network import EnergyNetwork, FockNetwork, NetworkConfig
 from mlsemi.state import ElectronicState, solve_state
 
 
@@ -62,6 +62,9 @@ class Engine(nn.Module):
     Further members are networks that were trained independently of the first one. They take no part in what is
     predicted; how far their energies are from it says how certain it is.
 
+    With an energy network the atomic energies of the fast mode are its own. By how much their sum differs from that of
+    the network of the Fock matrix is the learned difference of another method to the one of the Fock matrix.
+
     Args:
         basis: the AO basis.
         elements: atomic numbers that are covered.
@@ -71,6 +74,7 @@ class Engine(nn.Module):
             `mlsemi.eigen.dependencies.lift_near_dependencies`; zero believes it everywhere.
         members: sizes of the further members.
         orbital_shift: what is added to all orbital energies [Eh], as F + shift S; changes nothing else.
+        energy_network: have an energy network, of the size of the network.
         dtype: precision of the networks; all else is float64.
         build: compute the tables of the baseline (False when they are loaded afterwards).
     """
@@ -85,6 +89,7 @@ class Engine(nn.Module):
         overlap_floor: float = 0.0,
         members: Sequence[NetworkConfig] = (),
         orbital_shift: float = 0.0,
+        energy_network: bool = False,
         dtype: torch.dtype = torch.float32,
         build: bool = True,
     ) -> None:
@@ -94,6 +99,9 @@ class Engine(nn.Module):
         self.orbital_shift = orbital_shift
         self.baseline = Baseline(baseline, self.basis, elements, build=build)
         self.network = FockNetwork(config, self.baseline.slots, dtype=dtype)
+        self.energy_network: EnergyNetwork | None = None
+        if energy_network:
+            self.energy_network = EnergyNetwork(config, self.baseline.slots, dtype=dtype)
         self.members = nn.ModuleList([FockNetwork(member, self.baseline.slots, dtype=dtype) for member in members])
 
     @property
@@ -135,13 +143,34 @@ class Engine(nn.Module):
     def predict(self, batch: Batch, exact: Integrals, *, with_members: bool = False) -> Prediction:
         """As `forward`, with what is exact at hand."""
         keep = self.dependency_filter(batch, exact.overlap)  # the same for both spins and all members
-        state, energy = self._predict(self.network, batch, exact, keep)
+        state, energy, of_network = self._predict(self.network, batch, exact, keep)
+        if self.energy_network is not None:
+            energy = energy + atom_sums(self.energy_network(batch, exact.frames) - of_network, batch)
         energies = None
         if with_members:
             with torch.no_grad():
                 found = [self._predict(member, batch, exact, keep)[1] for member in self.members]
             energies = torch.stack(found) if found else energy.new_zeros(0, len(energy))
         return Prediction(exact, state, energy, energies)
+
+    def method_difference(self, batch: Batch) -> Tensor:
+        """What the energy network has learned: the other method minus the one of the Fock matrix.
+
+        It holds the difference of the atomic reference energies too; differentiable in the positions.
+
+        Args:
+            batch: from `Engine.batch`.
+
+        Returns:
+            Energies [Eh], shape (molecule,).
+
+        Raises:
+            ValueError: for an engine without an energy network.
+        """
+        if self.energy_network is None:
+            raise ValueError("this engine has no energy network: there is no difference between methods")
+        frames = BondFrames.of(batch, self.network.l_max)
+        return atom_sums(self.energy_network(batch, frames) - self.network(batch, frames).atom_energy, batch)
 
     def dependency_filter(self, batch: Batch, overlap: Tensor) -> Tensor | None:
         """The filter of `overlap_floor`, shape (molecule, 1, ao, ao); None without a floor."""
@@ -178,9 +207,10 @@ class Engine(nn.Module):
 
     def _predict(
         self, network: nn.Module, batch: Batch, exact: Integrals, keep: Tensor | None
-    ) -> tuple[ElectronicState, Tensor]:
-        """State and energy of the fast mode that one of the networks gives."""
+    ) -> tuple[ElectronicState, Tensor, Tensor]:
+        """State and energy of the fast mode that one of the networks gives, and its atomic energies."""
         output = network(batch, exact.frames)
         fock = exact.baseline.fock.unsqueeze(1) + output.correction(exact.blocks, batch, exact.overlap).double()
         state, electronic = self.solve(fock, batch, exact, keep)
-        return state, fast_energy(electronic, exact.baseline.energy, output.atom_energy, batch)
+        energy = fast_energy(electronic, exact.baseline.energy, output.atom_energy, batch)
+        return state, energy, output.atom_energy

@@ -30,11 +30,12 @@ from mlsemi.results import SMALLEST_GAP
 
 DEFAULT_MODEL = "organic-b3lyp-def2svp"
 
-Mode = Literal["fast", "variational", "corrected", "scf"]
-MODES: tuple[Mode, ...] = ("fast", "variational", "corrected", "scf")
+Mode = Literal["fast", "variational", "corrected", "composite", "scf"]
+MODES: tuple[Mode, ...] = ("fast", "variational", "corrected", "composite", "scf")
 """fast: all from the predicted Fock matrix. variational: the energy of the reference method at the predicted density
 by one Fock build of PySCF, with an error estimate. corrected: the same less what the estimate says, within the trained
-domain only. scf: PySCF from the predicted density to convergence."""
+domain only. composite: the variational energy plus a learned difference to another method. scf: PySCF from the
+predicted density to convergence."""
 
 CONV_TOL = 1e-9
 """Default convergence of the energy in the scf mode [Eh]: PySCF's."""
@@ -279,6 +280,10 @@ class Model:
             self._refuse(molecule)
         if mode != "fast":
             self._reference_warnings(mode)
+        if mode == "composite":
+            from mlsemi.reference.modes import check_difference
+
+            check_difference(self.header)
         if mode == "corrected":
             self._check_correction()
             for molecule in molecules:
@@ -286,6 +291,11 @@ class Model:
         if dispersion:
             from mlsemi.reference.dispersion import check_parameters
 
+            if self.header.level(mode) != self.header.level("variational"):
+                raise ValueError(
+                    f"dispersion is of {self.header.method}, but the {mode} energies of {self.name} are of "
+                    f"{self.header.level(mode)}, which has its own: leave it out"
+                )
             check_parameters(self.header.method)
 
     def _refuse(self, molecule: Molecule) -> None:

@@ -246,7 +246,7 @@ def test_variational_without_pyscf(model, monkeypatch):
             {},
             r"w has spin \(2S\) 2, which the model tiny does not cover; it covers spin \(2S\) 0",
         ),
-        (WATER, {"mode": "exact"}, "mode='exact' must be one of fast, variational, corrected, scf"),
+        (WATER, {"mode": "exact"}, "mode='exact' must be one of fast, variational, corrected, composite, scf"),
         (WATER, {"mode": "corrected"}, "mode='corrected': the model tiny has no correction"),
     ],
 )

@@ -3,9 +3,11 @@
     python benchmarks/finetune/compare.py LABELS TEST --counts 10 30 100 --seeds 0 1 2 -o OUT.json
 
 Ways: `refit` shifts the atomic reference energies only; `finetune` trains the whole network through density and
-eigenproblem; `delta` leaves the electronic part to the base and trains the same network, from the same weights, to
-give nothing but an energy; `scratch` is `finetune` from fresh weights. Every way refits the atomic reference energies,
-and nine labels in ten train, the others tell how far it is (with `--split molecule` those of validation molecules).
+eigenproblem; `difference` trains an energy network on the difference to the variational energies of the base, and is
+tested in the composite mode; `delta` leaves the electronic part to the base and trains the same network, from the same
+weights, to give nothing but an energy; `scratch` is `finetune` from fresh weights. Every way refits the atomic
+reference energies, and nine labels in ten train, the others tell how far it is (with `--split molecule` those of
+validation molecules).
 
 A seed is another draw of labels: of a fixed random order of the file, seed k takes the k-th block of so many labels
 while there is one. Where the file has no such block left, seeds choose which labels validate.
@@ -36,7 +38,7 @@ from mlsemi.data.store import LabelStore, Record, molecule_key, write_store
 from mlsemi.engine import Engine
 from mlsemi.frames import BondFrames
 from mlsemi.interop.atomic_write import written_whole
-from mlsemi.model import find_model
+from mlsemi.model import Model, find_model
 from mlsemi.molecule import Molecule
 from mlsemi.nn.network import FockNetwork
 from mlsemi.train.config import OPTIMIZERS, SPLITS, TRAINED, Config, DataConfig, FinetuneConfig, TrainingConfig
@@ -46,7 +48,7 @@ from mlsemi.train.loop import fit
 from mlsemi.train.objective import Objective
 from mlsemi.train.setup import set_up
 
-WAYS = ("refit", "finetune", "delta", "scratch")
+WAYS = ("refit", "finetune", "difference", "delta", "scratch")
 
 
 def configuration(labels: Path, output: Path, arguments: argparse.Namespace, seed: int) -> Config:
@@ -146,7 +148,10 @@ def run(way: str, labels: Path, test: Path, base: Path, config: Config) -> dict:
     """Errors on the test labels of one way, with one draw of labels."""
     seed, folder = config.training.seed, config.output
     assert config.finetune is not None
-    config = replace(config, finetune=without_lacking(config.finetune, labels))
+    settings = without_lacking(config.finetune, labels)
+    if way == "difference":
+        settings = FinetuneConfig(energy=settings.energy, damping=settings.damping, difference=True)
+    config = replace(config, finetune=settings)
     start = time.process_time()
     torch.manual_seed(seed)
     header, engine, objective = set_up(config, base, lambda _: None)
@@ -163,16 +168,20 @@ def run(way: str, labels: Path, test: Path, base: Path, config: Config) -> dict:
     seconds = time.process_time() - start
     header, engine = checkpoint.load(folder / "model.safetensors")
     electronic_part = checkpoint.load(base)[1] if way == "delta" else engine
+    model = Model(header, engine)
 
     def errors(records: Sequence[Record]) -> np.ndarray:
         molecules = [record.molecule for record in records]
-        found = electronic_energies(electronic_part, molecules) + atom_energies(engine, molecules)
+        if way == "difference":
+            found = np.array([model.predict(molecule, mode="composite").energy for molecule in molecules])
+        else:
+            found = electronic_energies(electronic_part, molecules) + atom_energies(engine, molecules)
         return found - energies_of(records)
 
     with LabelStore.open(test) as store:
         held = list(store.all_records())
         found = summary(held, errors(held), *with_errors(hydrides(labels), errors))
-        if way != "delta":
+        if way not in ("delta", "difference"):
             found |= observables(evaluate(header, engine, store, select(store)).rows)
     steps = 0 if way == "refit" else header.training["steps"]
     return {"way": way, "seed": seed, "steps": steps, "cpu_s": seconds} | found

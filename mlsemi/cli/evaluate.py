@@ -43,7 +43,9 @@ def evaluate(
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many labels of each file.")] = None,
     variational: Annotated[
         bool,
-        typer.Option("--variational/--no-variational", help="Also variational energies: a Fock build by PySCF each."),
+        typer.Option(
+            "--variational/--no-variational", help="Also variational or composite energies: a Fock build by PySCF each."
+        ),
     ] = False,
     jobs: Annotated[int, typer.Option("--jobs", "-j", min=1, help="Processes for these, each with one thread.")] = 1,
 ) -> None:

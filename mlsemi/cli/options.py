@@ -22,6 +22,7 @@ class ModeName(StrEnum):
     fast = "fast"
     variational = "variational"
     corrected = "corrected"
+    composite = "composite"
     scf = "scf"
 
 

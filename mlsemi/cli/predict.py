@@ -34,8 +34,8 @@ def predict(
     mode: Annotated[
         ModeName,
         typer.Option(
-            help="variational: one Fock build by PySCF, with an error estimate; corrected: less what that says; scf: "
-            "to convergence."
+            help="variational: one Fock build by PySCF, with an error estimate; corrected: less what that says; "
+            "composite: plus a learned difference to another method; scf: to convergence."
         ),
     ] = ModeName.fast,
     charge: Annotated[int | None, typer.Option(help="Total charge; default: what the frames say, else 0.")] = None,

@@ -111,19 +111,42 @@ class RadialEmbedding(nn.Module):
         return silu(self.out(silu(hidden)))
 
 
-class FockNetwork(nn.Module):
-    """dF(R): equivariant under rotation, reflection, translation and permutation by construction.
+@dataclass(frozen=True, eq=False)
+class Representation:
+    """What the rounds of messages make of a batch; all readouts start from it.
+
+    Attributes:
+        feature: of the atoms, (atom, 2l + 1, channel) for each l.
+        state: of the bonds, see `mlsemi.nn.so2`.
+        element: index of the element of each atom, shape (atom,).
+        pair_type: ordered element pair of each bond, shape (pair,).
+        near: envelope of each bond that ends at `reach`, shape (pair,).
+    """
+
+    feature: list[Tensor]
+    state: list[Tensor]
+    element: Tensor
+    pair_type: Tensor
+    near: Tensor
+
+    @property
+    def invariant(self) -> Tensor:
+        """Scalars of the atoms, shape (atom, channel)."""
+        return self.feature[0][:, 0]
+
+
+class Trunk(nn.Module):
+    """Geometry to features of atoms and states of bonds: what networks have in common before their readouts.
 
     Args:
         config: sizes.
         slots: shape of the blocks and the elements.
-        dtype: precision of weights and features.
 
     Raises:
         ValueError: for sizes that do not go together.
     """
 
-    def __init__(self, config: NetworkConfig, slots: Slots, *, dtype: torch.dtype = torch.float32) -> None:
+    def __init__(self, config: NetworkConfig, slots: Slots) -> None:
         super().__init__()
         self.config, self.slots = config, slots
         self.l_max = 2 * slots.l_max
@@ -142,33 +165,30 @@ class FockNetwork(nn.Module):
         )
         self.messages = nn.ModuleList([Message(channels, widths, config.neighbours) for _ in range(config.layers)])
         self.updates = nn.ModuleList([AtomUpdate(channels) for _ in range(config.layers)])
-        self.pair_readout = PairReadout(slots, widths, n * n)
-        self.atom_readout = AtomReadout(slots, channels)
-        self.energy_readout = EnergyReadout(config.natural, widths[0], n)
-        # what not every network has comes last, so that the random weights of all else do not depend on it
+
+    def _add_state_embedding(self) -> None:
+        """What not every network has is made last, so that the random weights of all else do not depend on it."""
+        config = self.config
         if config.charges or config.open_shells:
             self.state_embedding = StateEmbedding(
-                n, config.natural, widths[0], charges=config.charges, open_shells=config.open_shells
+                len(self.slots.elements),
+                config.natural,
+                self.widths[0],
+                charges=config.charges,
+                open_shells=config.open_shells,
             )
-        if config.charges:
-            self.charge_potential = ChargePotential(config.natural, n)
-        if config.open_shells:
-            self.spin_pair_readout = PairReadout(slots, widths, n * n)
-            self.spin_atom_readout = AtomReadout(slots, channels)
-        # constant matrices are made in float64 and rounded once
-        self.to(dtype)
 
     @property
     def dtype(self) -> torch.dtype:
         """Precision of the network."""
         return self.embedding.dtype
 
-    def forward(self, batch: Batch, frames: BondFrames) -> NetworkOutput:
-        """Blocks of dF and atomic energies.
+    def represent(self, batch: Batch, frames: BondFrames) -> Representation:
+        """Features of atoms and states of bonds.
 
         Args:
             batch: the molecules, with pairs within `config.cutoff`.
-            frames: float64 bond frames up to `l_max`.
+            frames: bond frames up to `l_max`, in the precision of the network.
 
         Raises:
             ValueError: for an open shell that the network does not cover.
@@ -178,8 +198,6 @@ class FockNetwork(nn.Module):
         i, j = batch.pair
         pair_type = element[i] * len(self.slots.elements) + element[j]
         n_atoms = len(element)
-        frames = frames.to_dtype(self.dtype)
-        cut = envelope(frames.distance, self.config.cutoff)
         radial = self.radial(frames.distance, pair_type)
         near = envelope(frames.distance, min(self.config.reach, self.config.cutoff))
         scalars, begun = self.embedding[element], self.start(radial)
@@ -194,26 +212,7 @@ class FockNetwork(nn.Module):
             if layer < len(self.messages):
                 message = self.messages[layer](state, near, batch.pair, frames.wigner, n_atoms)
                 feature = self.updates[layer](feature, message)
-        rotation = frames.slot_rotation(self.slots)
-
-        def read(pair_readout: PairReadout, atom_readout: AtomReadout) -> Blocks:
-            block = pair_readout(state, pair_type, frames.distance) * cut[:, None, None]
-            block = rotation @ block @ rotation.mT
-            return Blocks(atom_readout(feature, element), 0.5 * (block + block.index_select(0, batch.reverse).mT))
-
-        spin_blocks = None
-        if open_shells:
-            spin_blocks = read(self.spin_pair_readout, self.spin_atom_readout)
-            # of closed shells in the batch, too, which have no difference of the spins
-            is_open = (batch.spin != 0).to(self.dtype)[batch.molecule][:, None, None]
-            spin_blocks = Blocks(spin_blocks.diagonal * is_open, spin_blocks.off_diagonal * is_open[i])
-        invariant = feature[0][:, 0]
-        return NetworkOutput(
-            read(self.pair_readout, self.atom_readout),
-            self.energy_readout(invariant, element, state[0], pair_type, near, i),
-            spin_blocks,
-            self.charge_potential(invariant, element, batch) if charged else None,
-        )
+        return Representation(feature, state, element, pair_type, near)
 
     def _special(self, batch: Batch) -> tuple[bool, bool]:
         """Whether the batch holds ions that the network is to see, and whether it holds open shells."""
@@ -240,6 +239,103 @@ class FockNetwork(nn.Module):
             feature.append(torch.zeros_like(message[-1]))
         feature[0] = scalars[:, None]
         return self.first_update(feature, message)
+
+
+class FockNetwork(Trunk):
+    """dF(R): equivariant under rotation, reflection, translation and permutation by construction.
+
+    Args:
+        config: sizes.
+        slots: shape of the blocks and the elements.
+        dtype: precision of weights and features.
+
+    Raises:
+        ValueError: for sizes that do not go together.
+    """
+
+    def __init__(self, config: NetworkConfig, slots: Slots, *, dtype: torch.dtype = torch.float32) -> None:
+        super().__init__(config, slots)
+        n, channels, widths = len(slots.elements), self.channels, self.widths
+        self.pair_readout = PairReadout(slots, widths, n * n)
+        self.atom_readout = AtomReadout(slots, channels)
+        self.energy_readout = EnergyReadout(config.natural, widths[0], n)
+        self._add_state_embedding()
+        if config.charges:
+            self.charge_potential = ChargePotential(config.natural, n)
+        if config.open_shells:
+            self.spin_pair_readout = PairReadout(slots, widths, n * n)
+            self.spin_atom_readout = AtomReadout(slots, channels)
+        # constant matrices are made in float64 and rounded once
+        self.to(dtype)
+
+    def forward(self, batch: Batch, frames: BondFrames) -> NetworkOutput:
+        """Blocks of dF and atomic energies.
+
+        Args:
+            batch: the molecules, with pairs within `config.cutoff`.
+            frames: float64 bond frames up to `l_max`.
+
+        Raises:
+            ValueError: for an open shell that the network does not cover.
+        """
+        charged, open_shells = self._special(batch)
+        frames = frames.to_dtype(self.dtype)
+        seen = self.represent(batch, frames)
+        i = batch.pair[0]
+        cut = envelope(frames.distance, self.config.cutoff)
+        rotation = frames.slot_rotation(self.slots)
+
+        def read(pair_readout: PairReadout, atom_readout: AtomReadout) -> Blocks:
+            block = pair_readout(seen.state, seen.pair_type, frames.distance) * cut[:, None, None]
+            block = rotation @ block @ rotation.mT
+            diagonal = atom_readout(seen.feature, seen.element)
+            return Blocks(diagonal, 0.5 * (block + block.index_select(0, batch.reverse).mT))
+
+        spin_blocks = None
+        if open_shells:
+            spin_blocks = read(self.spin_pair_readout, self.spin_atom_readout)
+            # of closed shells in the batch, too, which have no difference of the spins
+            is_open = (batch.spin != 0).to(self.dtype)[batch.molecule][:, None, None]
+            spin_blocks = Blocks(spin_blocks.diagonal * is_open, spin_blocks.off_diagonal * is_open[i])
+        return NetworkOutput(
+            read(self.pair_readout, self.atom_readout),
+            self.energy_readout(seen.invariant, seen.element, seen.state[0], seen.pair_type, seen.near, i),
+            spin_blocks,
+            self.charge_potential(seen.invariant, seen.element, batch) if charged else None,
+        )
+
+
+class EnergyNetwork(Trunk):
+    """Atomic energies and nothing else: takes the place of those of a `FockNetwork` where F is to stay.
+
+    The arguments are those of `FockNetwork`.
+    """
+
+    def __init__(self, config: NetworkConfig, slots: Slots, *, dtype: torch.dtype = torch.float32) -> None:
+        super().__init__(config, slots)
+        self.energy_readout = EnergyReadout(config.natural, self.widths[0], len(slots.elements))
+        self._add_state_embedding()
+        self.to(dtype)
+
+    @classmethod
+    def of(cls, network: FockNetwork) -> EnergyNetwork:
+        """The one that gives the same energies as a network of Fock matrices, with weights of its own."""
+        made = cls(network.config, network.slots, dtype=network.dtype)
+        weights = network.state_dict()
+        made.load_state_dict({name: weights[name] for name in made.state_dict()})
+        return made
+
+    def forward(self, batch: Batch, frames: BondFrames) -> Tensor:
+        """Atomic energies [Eh], shape (atom,), float64.
+
+        Args:
+            batch: the molecules, with pairs within `config.cutoff`.
+            frames: float64 bond frames up to `l_max`.
+        """
+        seen = self.represent(batch, frames.to_dtype(self.dtype))
+        return self.energy_readout(
+            seen.invariant, seen.element, seen.state[0], seen.pair_type, seen.near, batch.pair[0]
+        )
 
 
 def _check(config: NetworkConfig, widths: list[int]) -> None:

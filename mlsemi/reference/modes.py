@@ -1,4 +1,4 @@
-"""The modes of a prediction that need PySCF: variational, corrected, scf.
+"""The modes of a prediction that need PySCF: variational, corrected, composite, scf.
 
 Each takes what the fast mode gives, and returns it with the energy, the gradient and the error estimate of the mode.
 """
@@ -9,6 +9,7 @@ import time
 from dataclasses import dataclass, replace
 from typing import Literal
 
+import numpy as np
 import torch
 
 from mlsemi.calibration import stored_interval
@@ -29,7 +30,7 @@ from mlsemi.reference.forces import chain, predicted
 from mlsemi.reference.second_order import Correction
 from mlsemi.reference.variational import variational
 
-ReferenceMode = Literal["variational", "corrected", "scf"]
+ReferenceMode = Literal["variational", "corrected", "composite", "scf"]
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,8 @@ def in_mode(
         concern it.
 
     Raises:
-        ValueError: if there is no such energy: non-local correlation, no correction, no error estimate to correct with.
+        ValueError: if there is no such energy: non-local correlation, no correction, no error estimate to correct with,
+            no learned difference between methods.
         NotConvergedError: if no SCF converges.
     """
     assert fast.density is not None and fast.seconds is not None
@@ -114,16 +116,53 @@ def in_mode(
         if mode == "corrected":
             raise ValueError(f"mode='corrected' is for the domain of the model only: {said}; take mode='variational'")
         warnings += (said,)
+    energy, notes = found.corrected_energy, fast.notes
+    if mode == "composite":
+        difference, slope = _method_difference(molecule, engine, header, forces=options.forces)
+        notes += (f"{header.level('variational')} energy {energy:.8f} Eh, learned difference {difference:.8f} Eh",)
+        energy += difference
+        gradient = None if gradient is None else gradient + slope
+        estimate = None  # that of the variational energy says nothing of the difference
     return replace(
         fast,
-        energy=found.corrected_energy,
+        energy=energy,
         gradient=gradient,
         energy_error_estimate=estimate if interval is None or estimate is None else interval.scale_68 * estimate,
         energy_error_95=None if interval is None or estimate is None else interval.scale_95 * estimate,
         residual=found.residual,
         seconds=fast.seconds + time.perf_counter() - start,
         warnings=warnings,
+        notes=notes,
     )
+
+
+def check_difference(header: Header) -> None:
+    """Refuses the composite mode for a model without a learned difference between methods.
+
+    Raises:
+        ValueError: for such a model.
+    """
+    if not header.energy_network:
+        raise ValueError(
+            f"mode='composite': the model {header.name} has no learned difference to another method; take "
+            "mode='variational', or fine-tune it with difference = true"
+        )
+
+
+def _method_difference(
+    molecule: Molecule, engine: Engine, header: Header, *, forces: bool
+) -> tuple[float, np.ndarray | None]:
+    """The learned difference between methods [Eh], and its gradient [Eh/bohr], shape (atom, 3), where asked for."""
+    check_difference(header)
+    batch = engine.batch([molecule])
+    if not forces:
+        with torch.no_grad():
+            return float(engine.method_difference(batch)), None
+    with torch.enable_grad():
+        batch = batch.with_positions(batch.positions.clone().requires_grad_())
+        difference = engine.method_difference(batch).sum()
+        (slope,) = torch.autograd.grad(difference, batch.positions)
+    return float(difference.detach()), slope.cpu().numpy()
 
 
 def _self_consistent(

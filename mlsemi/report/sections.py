@@ -93,8 +93,7 @@ def energies(content: Content) -> Safe:
         rows += energy("hardness (I − A)/2", float(edges.hardness))
         rows += energy("electronegativity (I + A)/2", float(edges.electronegativity))
         rows += energy("electrophilicity", float(edges.electrophilicity))
-    measured = {"fast": "fast energy MAE [kcal/mol]", "variational": "variational energy MAE [kcal/mol]",
-                "corrected": "corrected energy MAE [kcal/mol]"}.get(content.mode, "")  # fmt: skip
+    measured = f"{content.mode} energy MAE [kcal/mol]"
     notes = []
     if measured in header.errors:
         notes.append(

@@ -70,6 +70,8 @@ class FinetuneConfig:
         fock: mean absolute deviation of F from that of the model that is fine-tuned [mEh]: keeps it near.
         damping: for `gauss-newton`, of the squared distance from the weights of the model that is fine-tuned, beside
             the squares of all errors times their weights: keeps it near.
+        difference: learn what the energies of the labels differ by from the variational ones of the model, by a network
+            of its own; the Fock matrix stays. Of energy and gradient only; `trained` then speaks of that network.
     """
 
     energy: float = 0.0
@@ -78,6 +80,7 @@ class FinetuneConfig:
     ionization: float = 0.0
     fock: float = 0.0
     damping: float = 0.01
+    difference: bool = False
 
 
 @dataclass(frozen=True)
@@ -258,6 +261,13 @@ def _check(config: Config, path: Path) -> None:
             )
         if config.finetune.damping <= 0:
             raise ValueError(f"{path}: [finetune] damping = {config.finetune.damping:g} must be positive")
+    if config.finetune is not None and config.finetune.difference:
+        for key in ("dipole", "ionization", "fock"):
+            if getattr(config.finetune, key):
+                raise ValueError(
+                    f"{path}: [finetune] {key} = {getattr(config.finetune, key):g} must be 0 with difference = true, "
+                    "where the Fock matrix stays as it is"
+                )
     for key in ("steps", "batch", "learning_rate", "clip", "validate_every"):
         if getattr(training, key) <= 0:
             raise ValueError(f"{path}: [training] {key} = {getattr(training, key)} must be positive")

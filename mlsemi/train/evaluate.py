@@ -23,7 +23,7 @@ from mlsemi.state import ElectronicState, solve_state
 from mlsemi.train.evaluate_observables import observable_rows
 from mlsemi.train.metrics import Report, Row, State, average, by_class, by_group, state_errors
 from mlsemi.train.samples import stored_fock
-from mlsemi.train.variational_energies import variational_energies
+from mlsemi.train.variational_energies import composite_energies, variational_energies
 
 SPLITS = ("all", "train", "validation", "test")
 _BATCH_AOS = 400
@@ -142,7 +142,8 @@ def evaluate(
         engine: the model.
         store: labels; their Fock matrices may be whole, or residuals to the baseline of the model.
         indices: which labels.
-        variational: also E[D] of the reference method at the predicted density, by PySCF.
+        variational: also E[D] of the reference method at the predicted density, by PySCF; with labels of the method
+            whose difference to it the model has learned, the composite energy that follows.
         jobs: processes for that, each with one thread; with several, call it from a guarded main module.
         report: shows progress.
 
@@ -151,7 +152,7 @@ def evaluate(
         ImportError: for `variational` without PySCF.
     """
     with_fock = has_its_fock(header, store)
-    if variational and not with_fock:
+    if variational and not with_fock and not header.energy_network:
         raise ValueError(
             f"the labels in {store.path} are of {store.level}: variational energies, which are of {header.method}, "
             "have nothing to be compared with there"
@@ -166,6 +167,9 @@ def evaluate(
     if not with_fock:
         parity = Parity()
         rows = observable_rows(engine, store, used, molecules, parity.dipole, say=say)
+        if variational:
+            chosen = [molecules[i] for i in used]
+            warnings += _failures(composite_energies(header, engine, chosen, rows, jobs=jobs, say=say))
         return Evaluation(rows, parity, average(rows), by_class(rows), by_group(rows), tuple(warnings))
     rows, parity, densities = _predict_all(engine, store, used, molecules, keep=variational, say=say)
     if header.energy_method not in ("", store.level):  # fine-tuned to energies of another method than the labels'
@@ -175,11 +179,15 @@ def evaluate(
         warnings.append(f"fast energies, of {header.energy_method}, are not compared with those of {store.level}")
     if variational:
         failed = variational_energies(header, [molecules[i] for i in used], densities, rows, jobs=jobs, say=say)
-        if failed:
-            warnings.append(f"{len(failed)} variational energies failed, the first: {failed[0]}")
+        warnings += _failures(failed)
         _correct_all(header, rows)
     metrics = average(rows, header.calibration)
     return Evaluation(rows, parity, metrics, by_class(rows), by_group(rows, header.calibration), tuple(warnings))
+
+
+def _failures(failed: Sequence[str]) -> list[str]:
+    """A warning of variational energies that failed, if any did."""
+    return [f"{len(failed)} variational energies failed, the first: {failed[0]}"] if failed else []
 
 
 def together(header: Header, parts: Sequence[Evaluation]) -> Evaluation:

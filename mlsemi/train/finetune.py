@@ -27,6 +27,7 @@ from mlsemi.properties.multipoles import dipole
 from mlsemi.train.config import FinetuneConfig
 from mlsemi.train.loss import gradient_differences
 from mlsemi.train.objective import Objective
+from mlsemi.train.statistics import refit_atomic_energies
 
 UNITS = {"energy": "meh", "gradient": "meh_per_bohr", "dipole": "mebohr", "ionization": "meh", "fock": "meh"}
 _MILLI = 1e3
@@ -117,7 +118,9 @@ def observables_objective(
         [t for t in part if any(WANTED[name](t.observables) is not None for name in wanted)] for part in prepared
     ]
     if "energy" in weights:
-        refit_atomic_energies(engine, prepared[0])
+        having = [prepared[0][k] for k in _having(prepared[0], "energy")]
+        missing = np.array([t.observables.energy for t in having], dtype=float) - np.array([t.energy for t in having])
+        refit_atomic_energies(engine.network.energy_readout, engine.elements, [t.molecule for t in having], missing)
     if "ionization" in weights:
         shift = refit_orbital_shift(engine, prepared[0])
         prepared = [[replace(t, fock=t.fock + shift * t.overlap.float()) for t in part] for part in prepared]
@@ -164,20 +167,6 @@ def _targets(store: LabelStore, indices: Sequence[int], engine: Engine) -> list[
             )
         )
     return out
-
-
-def refit_atomic_energies(engine: Engine, targets: Sequence[Target]) -> None:
-    """Shifts the atomic reference energies by least squares, so that energies of the new method start near.
-
-    What the compositions of the labels leave open stays as it was: the shift is that of least norm.
-    """
-    elements = np.array(engine.elements)
-    having = [targets[k] for k in _having(targets, "energy")]
-    counts = np.array([(t.molecule.numbers[:, None] == elements).sum(0) for t in having], dtype=float)
-    energies = np.array([t.observables.energy for t in having], dtype=float)
-    shift, *_ = np.linalg.lstsq(counts, energies - np.array([t.energy for t in having]), rcond=None)
-    readout = engine.network.energy_readout
-    readout.set_offset(readout.offset.double().sum(0) + torch.from_numpy(shift))
 
 
 def refit_orbital_shift(engine: Engine, targets: Sequence[Target]) -> float:

@@ -133,7 +133,7 @@ class _Run:
     ) -> None:
         self.config, self.header, self.engine, self.objective = config, header, engine, objective
         settings = config.training
-        self.parameters = trained_parameters(engine.network, settings.trained)
+        self.parameters = trained_parameters(getattr(engine, objective.trains), settings.trained)
         self.optimizer = self._optimizer()
         self.average = {k: p.detach().clone() for k, p in self.parameters.items()}
         self.step = 0
@@ -312,7 +312,7 @@ class _Run:
 
     def _averaged_state(self) -> dict[str, Tensor]:
         state = self.engine.state_dict()
-        return {**state, **{f"network.{k}": v for k, v in self.average.items()}}
+        return {**state, **{f"{self.objective.trains}.{k}": v for k, v in self.average.items()}}
 
     def _validate(self) -> dict[str, float]:
         """Errors of the averaged weights on the validation labels; writes curves and checkpoints."""

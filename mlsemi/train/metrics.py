@@ -187,13 +187,35 @@ METRICS = (
         _KCAL,
         "kcal/mol",
     ),
+    Metric(
+        "energy_composite_mae_kcal_per_mol",
+        "energy, composite: MAE",
+        "energy_composite_error",
+        _mean,
+        _KCAL,
+        "kcal/mol",
+    ),
+    Metric(
+        "energy_composite_max_kcal_per_mol",
+        "energy, composite: maximum",
+        "energy_composite_error",
+        _largest,
+        _KCAL,
+        "kcal/mol",
+    ),
     Metric("gradient_mae_uEh_per_bohr", "gradient, components: MAE", "gradient_mae", _mean, _MICRO, "uEh/bohr"),
     Metric("ionization_mae_eV", "ionization energy: MAE", "ionization_error", _mean, HARTREE_IN_EV, "eV"),
     Metric("dipole_mae_au", "dipole, |difference|: MAE", "dipole_error", _mean, 1.0, "e bohr"),
     Metric("dipole_mae_D", "dipole, |difference|: MAE", "dipole_error", _mean, DIPOLE_AU_IN_DEBYE, "D"),
     Metric("dipole_norm_mae_D", "dipole, magnitude: MAE", "dipole_norm_error", _mean, DIPOLE_AU_IN_DEBYE, "D"),
 )
-BRIEF = ("h_mae_uEh", "gap_mae_eV", "energy_fast_mae_kcal_per_mol", "energy_variational_mae_kcal_per_mol")
+BRIEF = (
+    "h_mae_uEh",
+    "gap_mae_eV",
+    "energy_fast_mae_kcal_per_mol",
+    "energy_variational_mae_kcal_per_mol",
+    "energy_composite_mae_kcal_per_mol",
+)
 """The metrics that are given for classes of molecules."""
 
 

@@ -28,6 +28,7 @@ class Objective:
         terms: of a list of samples, the errors of those that have the quantity, each of shape (such samples,).
         residuals: of a list of samples, one after the other, all components of their errors times the weights, shape
             (component,); None where there are none to be squared.
+        trains: which network of the engine, "network" or "energy_network".
     """
 
     samples: Sequence[Any]
@@ -36,6 +37,7 @@ class Objective:
     units: Mapping[str, str]
     terms: Callable[[Sequence[Any]], dict[str, Tensor]]
     residuals: Callable[[Sequence[Any]], Tensor] | None = None
+    trains: str = "network"
 
     def total(self, means: Mapping[str, Any]) -> Any:  # noqa: ANN401 (tensors or numbers)
         """Weighted sum of the means of the terms."""

@@ -83,7 +83,7 @@ def plot_parity(evaluation: Evaluation, picture: str | Path, *, title: str) -> N
     orbitals = _joined(parity.mo_energy)
     _hexbin(axes[1], orbitals[:, orbitals[0] > _CORE], "orbitals, valence to LUMO", "Eh")
     _scatter(axes[2], {"": _joined(parity.gap) * HARTREE_IN_EV}, "gap", "eV")
-    modes = {mode: _relative(evaluation.rows, f"energy_{mode}") for mode in ("fast", "variational")}
+    modes = {mode: _relative(evaluation.rows, f"energy_{mode}") for mode in ("fast", "variational", "composite")}
     _scatter(axes[3], modes, "energy minus the mean of its formula", "kcal/mol")
     _scatter(axes[4], {"": _joined(parity.dipole) * DIPOLE_AU_IN_DEBYE}, "dipole components", "D")
     _errors(axes[5], evaluation.rows)
@@ -116,7 +116,8 @@ def _joined(parts: Sequence[np.ndarray]) -> np.ndarray:
 
 def _relative(rows: Sequence[Row], name: str) -> np.ndarray:
     """Reference and predicted energies minus the mean reference of their formula [kcal/mol], shape (2, n)."""
-    used = [row for row in rows if np.isfinite(float(row.get(name, np.nan))) and np.isfinite(float(row["energy"]))]
+    # without an error the energy is of another method than the label
+    used = [row for row in rows if np.isfinite(float(row.get(f"{name}_error", np.nan)))]
     mean = {
         formula: np.mean([float(row["energy"]) for row in used if row["formula"] == formula])
         for formula in {str(row["formula"]) for row in used}

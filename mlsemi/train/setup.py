@@ -22,6 +22,7 @@ from mlsemi.data.store import LabelStore, molecule_key
 from mlsemi.engine import Engine
 from mlsemi.molecule import Molecule
 from mlsemi.train.config import Config
+from mlsemi.train.difference import differences_objective
 from mlsemi.train.finetune import observables_objective
 from mlsemi.train.objective import Objective, fock_objective
 from mlsemi.train.samples import Sample, prepare
@@ -101,7 +102,12 @@ def set_up(config: Config, start: str | Path | None, say: Report) -> tuple[check
         device = config.training.device
         if config.finetune is not None:
             header = replace(header, energy_method=first.level)
-            objective = observables_objective(engine, stores, parts, config.finetune, device, report=show)
+            if config.finetune.difference:
+                header = _with_difference(header, start)
+                settings, method = config.finetune, header.method
+                objective = differences_objective(engine, stores, parts, settings, device, method=method, report=show)
+            else:
+                objective = observables_objective(engine, stores, parts, config.finetune, device, report=show)
             return replace(header, orbital_shift=engine.orbital_shift), engine.to(device), objective
         prepared = _prepare(engine, stores, parts, show)
     with torch.no_grad():
@@ -140,6 +146,23 @@ def _of_base(config: Config, start: str | Path | None) -> Config:
         raise ValueError("[finetune] needs a trained model to start from: give one with --from")
     base = checkpoint.read_header(start)
     return replace(config, network=base.network, baseline=base.baseline, overlap_floor=base.overlap_floor)
+
+
+def _with_difference(header: checkpoint.Header, start: str | Path | None) -> checkpoint.Header:
+    """With an energy network: Fock matrices, and what is known of the errors that follow from them, are the base's.
+
+    Raises:
+        ValueError: if the energies of the base are of another method than its Fock matrices.
+    """
+    assert start is not None
+    base = checkpoint.read_header(start)
+    if base.energy_method:
+        raise ValueError(
+            f"{start} was fine-tuned to {base.energy_method}: start from the model that it was made from, whose fast "
+            f"energies are of {base.level('variational')}"
+        )
+    kept = {k: v for k, v in base.calibration.items() if k in ("correction", "variational", "corrected")}
+    return replace(header, energy_network=True, calibration=kept, orbital_shift=base.orbital_shift)
 
 
 def _begin(header: checkpoint.Header, start: str | Path | None, *, finetune: bool) -> tuple[checkpoint.Header, Engine]:

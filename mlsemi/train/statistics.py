@@ -12,8 +12,9 @@ from torch import Tensor
 from mlsemi.blocks import BlockMap
 from mlsemi.engine import Engine
 from mlsemi.frames import BondFrames
+from mlsemi.molecule import Molecule
 from mlsemi.nn.charges import potential_matrix
-from mlsemi.nn.readout import AtomReadout
+from mlsemi.nn.readout import AtomReadout, EnergyReadout
 from mlsemi.train.samples import Sample, SampleBatch, collate
 
 _BIN = 0.4
@@ -166,11 +167,32 @@ def _set_atom_statistics(readout: AtomReadout, blocks: Sequence[Tensor], *, with
 
 
 def _set_energy_statistics(engine: Engine, samples: Sequence[Sample]) -> None:
-    elements = np.array(engine.elements)
-    counts = np.array([(s.molecule.numbers[:, None] == elements).sum(0) for s in samples], dtype=float)
+    counts = element_counts([s.molecule for s in samples], engine.elements)
     target = np.array([s.repulsion for s in samples])
     offsets, *_ = np.linalg.lstsq(counts, target, rcond=None)
     left = target - counts @ offsets
     readout = engine.network.energy_readout
     readout.set_offset(torch.from_numpy(offsets))
     readout.scale.fill_(max(float(np.sqrt(np.mean(left**2 / counts.sum(1)))), _FLOOR))
+
+
+def element_counts(molecules: Sequence[Molecule], elements: Sequence[int]) -> np.ndarray:
+    """Number of atoms of each element in each molecule, shape (molecule, element), float64."""
+    return np.array([(m.numbers[:, None] == np.array(elements)).sum(0) for m in molecules], dtype=float)
+
+
+def refit_atomic_energies(
+    readout: EnergyReadout, elements: Sequence[int], molecules: Sequence[Molecule], missing: np.ndarray
+) -> None:
+    """Shifts the atomic reference energies by least squares, so that energies of a new method start near.
+
+    What the compositions of the molecules leave open stays as it was: the shift is that of least norm.
+
+    Args:
+        readout: it is changed.
+        elements: atomic numbers, in the order of the readout.
+        molecules: the molecules of the labels.
+        missing: what their energies lack [Eh], shape (molecule,).
+    """
+    shift, *_ = np.linalg.lstsq(element_counts(molecules, elements), missing, rcond=None)
+    readout.set_offset(readout.offset.double().sum(0) + torch.from_numpy(shift).to(readout.offset.device))

@@ -29,7 +29,7 @@ class MlsemiCalculator(Calculator):
 
     Args:
         model: a model, or the name of a shipped one, or the path of a checkpoint.
-        mode: 'fast', 'variational', 'corrected' or 'scf'.
+        mode: 'fast', 'variational', 'corrected', 'composite' or 'scf'.
         charge: total charge [e]; by default `atoms.info["charge"]`, else the sum of the initial charges.
         spin: number of unpaired electrons, 2S; by default `atoms.info["spin"]` or `["multiplicity"]`, else the sum of
             the initial magnetic moments.

@@ -1,0 +1,190 @@
+"""Fine-tuning on differences of energies: another method minus the variational energy of the model.
+
+Energies of many unlike molecules, as the only labels of a fine-tuning through the Fock matrix, can be fitted in ways
+that ruin F elsewhere, and the error of F is in the energy of the fast mode to first order. The variational energy has
+it to second order only. What another method differs from it by is smooth, and is learned here as a sum of atomic
+energies (Delta-learning: R. Ramakrishnan et al., J. Chem. Theory Comput. 11, 2087 (2015)) by a network of its own that
+starts from the features of the trained one. F, and all that follows from it, stays.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mlsemi.data.store import LabelStore
+from mlsemi.energy import atom_sums
+from mlsemi.engine import Engine
+from mlsemi.frames import BondFrames
+from mlsemi.molecule import Molecule
+from mlsemi.nn.network import EnergyNetwork, FockNetwork
+from mlsemi.train.config import FinetuneConfig
+from mlsemi.train.objective import Objective
+from mlsemi.train.statistics import refit_atomic_energies
+
+UNITS = {"energy": "meh", "gradient": "meh_per_bohr"}
+"""What a difference can be learned of."""
+
+_MILLI = 1e3
+
+
+@dataclass(frozen=True, eq=False)
+class DifferenceTarget:
+    """What the atomic energies of one molecule have to sum up to.
+
+    Attributes:
+        molecule: the molecule.
+        energy: label minus variational energy plus the atomic energies of the trained network [Eh].
+        gradient: the derivative of all that [Eh/bohr], shape (atom, 3); None if it is not asked for or not known.
+    """
+
+    molecule: Molecule
+    energy: float
+    gradient: Tensor | None
+
+
+def differences_objective(
+    engine: Engine,
+    stores: Sequence[LabelStore],
+    parts: Sequence[tuple[list[int], list[int]]],
+    settings: FinetuneConfig,
+    device: str,
+    *,
+    method: str,
+    report: Callable[[int], None] | None = None,
+) -> Objective:
+    """Variational energies at the geometries of the labels, and an energy network that starts from the trained one.
+
+    Args:
+        engine: the model to be fine-tuned, on the CPU; it gets an energy network, whose atomic reference energies are
+            refitted to the differences.
+        stores: label files.
+        parts: numbers of the labels to train and to validate on in each of them.
+        settings: weights.
+        device: where training will run.
+        method: that of the Fock matrices of the engine.
+        report: called with the number of labels prepared.
+
+    Raises:
+        ValueError: if no weight is set, or no label has what a weight asks for.
+        ImportError: without PySCF.
+    """
+    weights = {name: getattr(settings, name) for name in UNITS if getattr(settings, name)}
+    if "energy" not in weights:
+        raise ValueError("[finetune] difference = true needs a positive weight for energy")
+    prepared: tuple[list[DifferenceTarget], list[DifferenceTarget]] = ([], [])
+    done = 0
+    for store, part in zip(stores, parts, strict=True):
+        for k in (0, 1):
+            for index in part[k]:
+                prepared[k].append(_target(store, index, engine, method, with_gradient="gradient" in weights))
+                done += 1
+                if report is not None:
+                    report(done)
+    for part, of in zip(prepared, ("training", "validation"), strict=True):
+        if "gradient" in weights and all(target.gradient is None for target in part):
+            raise ValueError(
+                f"[finetune] gradient has the weight {weights['gradient']:g}, but none of the {len(part)} labels for "
+                f"{of} has one: set the weight to 0, or label with --gradient"
+            )
+    network = engine.energy_network = EnergyNetwork.of(engine.network)
+    _refit(engine, network, prepared[0])
+
+    def differences(chosen: Sequence[DifferenceTarget]) -> tuple[Tensor, list[Tensor]]:
+        return energy_differences(engine, network, chosen, gradients="gradient" in weights)
+
+    def terms(chosen: Sequence[DifferenceTarget]) -> dict[str, Tensor]:
+        energies, gradients = differences(chosen)
+        found = {"energy": energies.abs()}
+        if "gradient" in weights:
+            of_molecule = [gradient.abs().mean() for gradient in gradients]
+            found["gradient"] = torch.stack(of_molecule) if of_molecule else energies.new_zeros(0)
+        return found
+
+    def residuals(chosen: Sequence[DifferenceTarget]) -> Tensor:
+        energies, gradients = differences(chosen)
+        rest = iter(gradients)
+        parts: list[Tensor] = []
+        for target, energy in zip(chosen, energies, strict=True):
+            parts.append(weights["energy"] * energy.reshape(1))
+            if "gradient" in weights and target.gradient is not None:
+                parts.append(weights["gradient"] * next(rest).flatten())
+        return torch.cat(parts)
+
+    units = {name: UNITS[name] for name in weights}
+    return Objective(*prepared, weights, units, terms, residuals, trains="energy_network")
+
+
+def energy_differences(
+    engine: Engine, network: EnergyNetwork, targets: Sequence[DifferenceTarget], *, gradients: bool
+) -> tuple[Tensor, list[Tensor]]:
+    """What the energy network gives minus what it should.
+
+    Args:
+        engine: makes batches.
+        network: the energy network.
+        targets: of some molecules.
+        gradients: those too, to be differentiated again.
+
+    Returns:
+        Errors of the energies [mEh], shape (molecule,), and of the gradients [mEh/bohr] of the molecules that have one,
+        each of shape (atom, 3).
+    """
+    batch = engine.batch([target.molecule for target in targets])
+    with torch.set_grad_enabled(gradients or torch.is_grad_enabled()):
+        if gradients:
+            batch = batch.with_positions(batch.positions.clone().requires_grad_())
+        found = atom_sums(network(batch, BondFrames.of(batch, network.l_max)), batch)
+        slopes: list[Tensor] = []
+        if gradients:
+            (slope,) = torch.autograd.grad(found.sum(), batch.positions, create_graph=True)
+            slopes = [
+                _MILLI * (own - target.gradient.to(own))
+                for own, target in zip(slope.split([t.molecule.n_atoms for t in targets]), targets, strict=True)
+                if target.gradient is not None
+            ]
+    wanted = torch.tensor([target.energy for target in targets], dtype=found.dtype, device=found.device)
+    return _MILLI * (found - wanted), slopes
+
+
+def _target(store: LabelStore, index: int, engine: Engine, method: str, *, with_gradient: bool) -> DifferenceTarget:
+    """Label minus variational energy, plus the atomic energies that the network to be replaced gives."""
+    from mlsemi.reference.forces import predicted, variational_gradient
+    from mlsemi.reference.variational import variational
+
+    record = store.record(index)
+    molecule, label = record.molecule, record.observables
+    assert label.energy is not None, "labels have one"
+    try:
+        if with_gradient and label.gradient is not None:
+            found, slope = variational_gradient(engine, molecule, method=method)
+            energy, of_atoms = _atomic(engine.network, engine, molecule)
+            gradient = torch.from_numpy(label.gradient - slope) + of_atoms
+            return DifferenceTarget(molecule, label.energy - found.energy + energy, gradient)
+        densities, _, _ = predicted([molecule], engine)
+        found = variational(molecule, engine.basis, densities[0].detach().cpu().numpy(), method=method)
+    except ValueError as error:
+        raise ValueError(f"{store.path}, label {index} ({molecule.name or molecule.formula}): {error}") from error
+    return DifferenceTarget(molecule, label.energy - found.energy + _atomic(engine.network, engine, molecule)[0], None)
+
+
+def _atomic(network: FockNetwork, engine: Engine, molecule: Molecule) -> tuple[float, Tensor]:
+    """Sum of the atomic energies of a network [Eh], and its gradient [Eh/bohr], shape (atom, 3)."""
+    batch = engine.batch([molecule])
+    with torch.enable_grad():
+        batch = batch.with_positions(batch.positions.clone().requires_grad_())
+        energy = network(batch, BondFrames.of(batch, network.l_max)).atom_energy.sum()
+        (gradient,) = torch.autograd.grad(energy, batch.positions)
+    return float(energy.detach()), gradient
+
+
+def _refit(engine: Engine, network: EnergyNetwork, targets: Sequence[DifferenceTarget]) -> None:
+    """Shifts the atomic reference energies of the energy network to the differences."""
+    molecules = [target.molecule for target in targets]
+    with torch.no_grad():
+        missing = -energy_differences(engine, network, targets, gradients=False)[0] / _MILLI
+    refit_atomic_energies(network.energy_readout, engine.elements, molecules, np.asarray(missing.cpu()))
