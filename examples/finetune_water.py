@@ -164,6 +164,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     output, counts, geometries = given.output, sorted(set(given.counts)), given.test_geometries
     if not output.parent.is_dir():
         parser.error(f"--output {output}: there is no folder {output.parent} to make it in; make that one first")
+    if output.exists() and not output.is_dir():
+        parser.error(f"--output {output} is a file; give the name of a folder")
     try:
         for option, path, least, numbers in (("counts", LABELS, 2, counts), ("test-geometries", TEST, 1, [geometries])):
             with LabelStore.open(path) as store:

@@ -39,8 +39,8 @@ class Header:
             than `method`; empty otherwise. Fock matrices stay those of `method`, and so do all other modes but the
             composite one.
         orbital_shift: see `mlsemi.engine.Engine`.
-        energy_network: whether there is one, see `mlsemi.engine.Engine`: then the difference of `energy_method` to
-            `method` is known, and with it the composite mode.
+        difference_to: what the energy network (see `mlsemi.engine.Engine`) was trained on differences to: "variational"
+            energies of the model, so that there is the composite mode, or "fast" ones; empty without such a network.
         basis: AO basis, of the covered elements.
         elements: atomic numbers that are covered.
         baseline: kind of F0.
@@ -48,6 +48,7 @@ class Header:
         overlap_floor: see `mlsemi.engine.Engine`.
         domain: what the model was trained on: `charges`, `spins`, `states` (lists; pairs of both), `max_atoms`,
             `max_heavy_atoms`, and `formulas` if they are few.
+        difference_domain: the same of the labels of the energy network; empty without one.
         training: labels, steps, seed, versions: the record of the training.
         members: sizes of the further members, see `mlsemi.engine.Engine`.
         calibration: how estimates of energy errors are to be read, see `mlsemi.calibration`.
@@ -69,12 +70,18 @@ class Header:
     calibration: Mapping[str, Any] = field(default_factory=dict)
     energy_method: str = ""
     orbital_shift: float = 0.0
-    energy_network: bool = False
+    difference_to: str = ""
+    difference_domain: Mapping[str, Any] = field(default_factory=dict)
 
     def level(self, mode: str = "fast") -> str:
         """Method and basis of the energies of a mode, in one line."""
         finetuned = self.energy_method and mode in ("fast", "composite")
         return self.energy_method if finetuned else f"{self.method}/{self.basis.name}"
+
+    def domains(self, mode: str = "fast") -> tuple[Mapping[str, Any], ...]:
+        """What the energies of a mode were trained on: that of F, and where they have one that of the difference."""
+        with_difference = self.difference_domain and mode in ("fast", "composite")
+        return (self.domain, self.difference_domain) if with_difference else (self.domain,)
 
     def to_json(self) -> dict[str, Any]:
         """As plain data."""
@@ -118,7 +125,8 @@ class Header:
             overlap_floor=float(data.get("overlap_floor", 0.0)),
             energy_method=data.get("energy_method", ""),
             orbital_shift=float(data.get("orbital_shift", 0.0)),
-            energy_network=bool(data.get("energy_network", False)),
+            difference_to=data.get("difference_to", ""),
+            difference_domain=data.get("difference_domain", {}),
             **{k: data[k] for k in names},
         )
 
@@ -137,7 +145,7 @@ def engine_of(header: Header, *, dtype: torch.dtype = torch.float32, build: bool
         overlap_floor=header.overlap_floor,
         members=header.members,
         orbital_shift=header.orbital_shift,
-        energy_network=header.energy_network,
+        energy_network=bool(header.difference_to),
         dtype=dtype,
         build=build,
     )
@@ -196,7 +204,7 @@ def load_extended(path: str | Path, network: NetworkConfig) -> tuple[Header, Eng
         ValueError: as `load`, or if the network differs in anything else, or has an energy network beside it.
     """
     header, tensors = _read(path, tensors=True)
-    if header.energy_network:
+    if header.difference_to:
         raise ValueError(
             f"{path} was fine-tuned to energies of {header.energy_method} by a network of their own, which is not "
             "trained further: start from the model that it was made from"

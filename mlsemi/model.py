@@ -177,7 +177,7 @@ class Model:
         Returns:
             Observables of the molecule, or a list of them in the order of the molecules. `seconds` is the time of a
             batch divided by its size. Energies have an error estimate (see `mlsemi.calibration`), but for the fast mode
-            of models without calibrated members.
+            of models without calibrated members, the composite and the scf mode.
 
         Raises:
             ValueError: for molecules that the model does not cover, or options that do not go together.
@@ -223,7 +223,7 @@ class Model:
         with_members = estimate and mode == "fast" and stored_interval(self.header.calibration, "fast") is not None
 
         def finished(molecule: Molecule, values: dict, seconds: float) -> Observables:
-            found = self._finish(molecule, values, seconds)
+            found = self._finish(molecule, values, seconds, mode)
             if mode != "fast":
                 found = self._in_mode(found, molecule, mode, forces, conv_tol, compare)
             if dispersion:
@@ -277,7 +277,7 @@ class Model:
         if mode not in MODES:
             raise ValueError(f"mode={mode!r} must be one of {', '.join(MODES)}")
         for molecule in molecules:
-            self._refuse(molecule)
+            self._refuse(molecule, mode)
         if mode != "fast":
             self._reference_warnings(mode)
         if mode == "composite":
@@ -298,8 +298,9 @@ class Model:
                 )
             check_parameters(self.header.method)
 
-    def _refuse(self, molecule: Molecule) -> None:
-        refuse_uncovered(molecule, model=self.name, elements=self.header.elements, domain=self.header.domain)
+    def _refuse(self, molecule: Molecule, mode: Mode) -> None:
+        for domain in self.header.domains(mode):
+            refuse_uncovered(molecule, model=self.name, elements=self.header.elements, domain=domain)
         self._refuse_impossible(molecule)
 
     def _refused(self, molecules: Sequence[Molecule], mode: Mode) -> dict[int, str]:
@@ -307,7 +308,7 @@ class Model:
         found = {}
         for k, molecule in enumerate(molecules):
             try:
-                self._refuse(molecule)
+                self._refuse(molecule, mode)
                 if mode == "corrected":
                     self._refuse_doubtful(molecule, doubts(molecule, self.header.domain))
             except ValueError as error:
@@ -349,11 +350,12 @@ class Model:
     def _batches(self, molecules: Sequence[Molecule], forces: bool) -> list[list[int]]:
         """Closed and open shells apart, since those have two Fock matrices; small molecules first in each."""
         network = self.engine.network
+        trunks = 1 if self.engine.energy_network is None else 2
         costs = estimate_bytes(
             molecules,
             self.header.basis,
             pair_width=sum(network.widths) * 2 + 2 * sum((2 * k + 1) * sum(c) for k, c in enumerate(network.channels)),
-            n_bonds=len(network.bonds),
+            n_bonds=trunks * len(network.bonds),
             forces=forces,
             wide=network.dtype == torch.float64,
         )
@@ -410,15 +412,17 @@ class Model:
         seconds = (time.perf_counter() - start) / len(molecules)
         return [(v, seconds) for v in values]
 
-    def _finish(self, molecule: Molecule, values: dict, seconds: float) -> Observables:
-        """Observables of one molecule in the fast mode."""
+    def _finish(self, molecule: Molecule, values: dict, seconds: float, mode: Mode) -> Observables:
+        """Observables of one molecule in the fast mode, with what is doubtful about the mode that is asked for."""
         change, found, dropped = values.pop("electronic"), values.pop("spread", None), values.pop("dropped")
         interval = stored_interval(self.header.calibration, "fast")
         if found is not None and interval is not None:
             values["energy_error_estimate"] = interval.scale_68 * found
             values["energy_error_95"] = interval.scale_95 * found
         result = Observables(**values, seconds=seconds)
-        warnings = doubts(molecule, self.header.domain)
+        warnings = tuple(
+            dict.fromkeys(text for domain in self.header.domains(mode) for text in doubts(molecule, domain))
+        )
         if dropped:
             warnings += (
                 f"the overlap is nearly singular: {dropped} combination(s) of AOs with eigenvalues below "

@@ -3,9 +3,9 @@
     python benchmarks/finetune/compare.py LABELS TEST --counts 10 30 100 --seeds 0 1 2 -o OUT.json
 
 Ways: `refit` shifts the atomic reference energies only; `finetune` trains the whole network through density and
-eigenproblem; `difference` trains an energy network on the difference to the variational energies of the base, and is
-tested in the composite mode; `delta` leaves the electronic part to the base and trains the same network, from the same
-weights, to give nothing but an energy; `scratch` is `finetune` from fresh weights. Every way refits the atomic
+eigenproblem; `difference` trains an energy network, from the same weights, on the difference to the variational
+energies of the base, and is tested in the composite mode; `delta` does so on the difference to the fast energies:
+Delta-learning without electronic structure; `scratch` is `finetune` from fresh weights. Every way refits the atomic
 reference energies, and nine labels in ten train, the others tell how far it is (with `--split molecule` those of
 validation molecules).
 
@@ -31,24 +31,22 @@ from typing import Any
 import numpy as np
 import torch
 from summaries import energies, reactions
-from torch import Tensor
 
 from mlsemi import checkpoint
 from mlsemi.data.store import LabelStore, Record, molecule_key, write_store
 from mlsemi.engine import Engine
-from mlsemi.frames import BondFrames
 from mlsemi.interop.atomic_write import written_whole
 from mlsemi.model import Model, find_model
 from mlsemi.molecule import Molecule
 from mlsemi.nn.network import FockNetwork
 from mlsemi.train.config import OPTIMIZERS, SPLITS, TRAINED, Config, DataConfig, FinetuneConfig, TrainingConfig
 from mlsemi.train.evaluate import evaluate, select
-from mlsemi.train.finetune import Target
 from mlsemi.train.loop import fit
-from mlsemi.train.objective import Objective
 from mlsemi.train.setup import set_up
+from mlsemi.units import DIPOLE_AU_IN_DEBYE, HARTREE_IN_EV
 
 WAYS = ("refit", "finetune", "difference", "delta", "scratch")
+DIFFERENCE_TO = {"difference": "variational", "delta": "fast"}
 
 
 def configuration(labels: Path, output: Path, arguments: argparse.Namespace, seed: int) -> Config:
@@ -104,36 +102,10 @@ def fresh_weights(engine: Engine, seed: int) -> None:
             own.copy_(other)
 
 
-def energy_only(engine: Engine, objective: Objective, electronic: dict[int, float]) -> Objective:
-    """The network gives an energy on top of the electronic one of the base, which stays as it is."""
-
-    def residuals(targets: Sequence[Target]) -> Tensor:
-        batch = engine.batch([t.molecule for t in targets])
-        output = engine.network(batch, BondFrames.of(batch, engine.network.l_max))
-        atoms = torch.zeros(len(targets), dtype=torch.float64).index_add(0, batch.molecule, output.atom_energy)
-        label = np.array([t.observables.energy for t in targets], dtype=float)
-        label -= np.array([electronic[id(t)] for t in targets])
-        return 1e3 * (atoms - torch.from_numpy(label))
-
-    def terms(targets: Sequence[Target]) -> dict[str, Tensor]:
-        return {"energy": residuals(targets).abs()}
-
-    return replace(objective, weights={"energy": 1.0}, units={"energy": "meh"}, terms=terms, residuals=residuals)
-
-
-def atom_energies(engine: Engine, molecules: Sequence[Molecule]) -> np.ndarray:
-    """Sum of the atomic energies of each molecule [Eh]."""
-    batch = engine.batch(list(molecules))
+def fast_energies(engine: Engine, molecules: Sequence[Molecule]) -> np.ndarray:
+    """Energies of the fast mode [Eh]."""
     with torch.no_grad():
-        output = engine.network(batch, BondFrames.of(batch, engine.network.l_max))
-    return np.bincount(batch.molecule.numpy(), output.atom_energy.numpy())
-
-
-def electronic_energies(engine: Engine, molecules: Sequence[Molecule]) -> np.ndarray:
-    """Energies of the fast mode without the atomic ones [Eh]."""
-    with torch.no_grad():
-        whole = engine(engine.batch(list(molecules))).energy.numpy()
-    return whole - atom_energies(engine, molecules)
+        return engine(engine.batch(list(molecules))).energy.numpy()
 
 
 def without_lacking(settings: FinetuneConfig, labels: Path) -> FinetuneConfig:
@@ -149,25 +121,20 @@ def run(way: str, labels: Path, test: Path, base: Path, config: Config) -> dict:
     seed, folder = config.training.seed, config.output
     assert config.finetune is not None
     settings = without_lacking(config.finetune, labels)
-    if way == "difference":
-        settings = FinetuneConfig(energy=settings.energy, damping=settings.damping, difference=True)
+    if way in DIFFERENCE_TO:
+        settings = FinetuneConfig(settings.energy, damping=settings.damping, difference_to=DIFFERENCE_TO[way])
     config = replace(config, finetune=settings)
     start = time.process_time()
     torch.manual_seed(seed)
     header, engine, objective = set_up(config, base, lambda _: None)
     if way == "scratch":
         fresh_weights(engine, seed)
-    if way == "delta":
-        targets = (*objective.samples, *objective.validation)
-        electronic = electronic_energies(checkpoint.load(base)[1], [t.molecule for t in targets])
-        objective = energy_only(engine, objective, dict(zip(map(id, targets), electronic, strict=True)))
     if way == "refit":
         checkpoint.save(folder / "model.safetensors", header, engine.state_dict())
     else:
         fit(config, header, engine, objective)
     seconds = time.process_time() - start
     header, engine = checkpoint.load(folder / "model.safetensors")
-    electronic_part = checkpoint.load(base)[1] if way == "delta" else engine
     model = Model(header, engine)
 
     def errors(records: Sequence[Record]) -> np.ndarray:
@@ -175,13 +142,13 @@ def run(way: str, labels: Path, test: Path, base: Path, config: Config) -> dict:
         if way == "difference":
             found = np.array([model.predict(molecule, mode="composite").energy for molecule in molecules])
         else:
-            found = electronic_energies(electronic_part, molecules) + atom_energies(engine, molecules)
+            found = fast_energies(engine, molecules)
         return found - energies_of(records)
 
     with LabelStore.open(test) as store:
         held = list(store.all_records())
         found = summary(held, errors(held), *with_errors(hydrides(labels), errors))
-        if way not in ("delta", "difference"):
+        if way not in DIFFERENCE_TO:
             found |= observables(evaluate(header, engine, store, select(store)).rows)
     steps = 0 if way == "refit" else header.training["steps"]
     return {"way": way, "seed": seed, "steps": steps, "cpu_s": seconds} | found
@@ -191,8 +158,8 @@ def observables(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     """Mean absolute errors of dipole [D] and ionization energy [eV], where the labels have them."""
     found = {}
     for name, key, factor in (
-        ("dipole_D", "dipole_error", 2.541746473),
-        ("ionization_eV", "ionization_error", 27.211386),
+        ("dipole_D", "dipole_error", DIPOLE_AU_IN_DEBYE),
+        ("ionization_eV", "ionization_error", HARTREE_IN_EV),
     ):
         values = [abs(float(row[key])) * factor for row in rows if key in row]
         if values:

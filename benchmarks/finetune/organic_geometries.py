@@ -26,11 +26,6 @@ SMALL, LARGEST = 3, 4
 LARGER = 60
 
 
-def heavy_atoms(molecule: Molecule) -> int:
-    """Number of atoms other than hydrogen."""
-    return int((molecule.numbers > 1).sum())
-
-
 def first_geometries(paths: list[Path]) -> dict[str, Molecule]:
     """The first geometry of each molecule of some label files, by SMILES."""
     found: dict[str, Molecule] = {}
@@ -38,7 +33,7 @@ def first_geometries(paths: list[Path]) -> dict[str, Molecule]:
         with LabelStore.open(path) as store:
             for i in range(len(store)):
                 molecule = store.molecule(i)
-                if heavy_atoms(molecule) <= LARGEST:
+                if molecule.n_heavy_atoms <= LARGEST:
                     found.setdefault(molecule.name, molecule)
     return found
 
@@ -61,8 +56,8 @@ def main() -> None:
     parser.add_argument("-o", "--output", type=Path, required=True)
     arguments = parser.parse_args()
     molecules = first_geometries(arguments.labels)
-    order = sorted(molecules, key=lambda s: (heavy_atoms(molecules[s]), hashlib.sha256(s.encode()).hexdigest()))
-    small = [s for s in order if heavy_atoms(molecules[s]) <= SMALL]
+    order = sorted(molecules, key=lambda s: (molecules[s].n_heavy_atoms, hashlib.sha256(s.encode()).hexdigest()))
+    small = [s for s in order if molecules[s].n_heavy_atoms <= SMALL]
     seen = [s for s in order if side_of(molecules[s]) != "test"]
     unseen = [s for s in order if side_of(molecules[s]) == "test"]
     isomers = Counter(molecules[s].formula for s in unseen if s not in small)

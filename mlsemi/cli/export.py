@@ -201,7 +201,7 @@ def write(
         from mlsemi.interop.qcschema import atomic_result, write_json
 
         names: dict[str, Any] = {"model_name": model.name, "mode": mode, "method": model.header.method}
-        names |= {"basis_name": basis.name, "basis": basis}
+        names |= {"basis_name": basis.name, "basis": basis, "level": model.header.level(mode)}
         write_json(output, [atomic_result(m, o, **names) for m, o in zip(molecules, results, strict=True)])
     else:
         from mlsemi.interop.atomic_write import written_whole

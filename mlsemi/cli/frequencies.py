@@ -167,6 +167,7 @@ def _record(found: Frequencies, gas: Thermochemistry, model: Model, mode: str) -
         mode=mode,
         method=header.method,
         basis_name=header.basis.name,
+        level=header.level(mode),
     )
     second = field.hessian.ravel().tolist()
     record |= {"driver": "hessian", "return_result": second}

@@ -52,6 +52,7 @@ def summary(name: str, header: Header) -> dict[str, Any]:
         "resolved_functional": header.resolved_functional,
         "basis": header.basis.name,
         "energy_method": header.level(),
+        "difference_to": header.difference_to,
         "elements": [symbol_of(z) for z in header.elements],
         "labels": {part: header.training.get(f"labels_{part}") for part in ("train", "validation")},
         "domain": dict(header.domain),
@@ -88,6 +89,7 @@ def _print_table(headers: Mapping[str, Header]) -> None:
         labels = sum(n for n in row["labels"].values() if n)
         method = f"{row['method']}/{row['basis']}"
         if row["energy_method"] != method:
-            method += f"\nfast energies: {row['energy_method']}"
+            modes = "fast, composite" if header.difference_to == "variational" else "fast"
+            method += f"\n{modes}: {row['energy_method']}"
         table.add_row(name, method, " ".join(row["elements"]), str(labels or "?"), format_errors(row["errors"]))
     Console(highlight=False, markup=False).print(table)

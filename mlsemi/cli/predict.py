@@ -147,7 +147,7 @@ class _Run:
         names: dict[str, Any] = {"method": header.method, "basis_name": header.basis.name}
         names |= {"model_name": self.model.name, "mode": str(self.mode)}
         if observables.failure is None:
-            return atomic_result(molecule, observables, **names)
+            return atomic_result(molecule, observables, level=header.level(self.mode), **names)
         driver = "gradient" if self.options["forces"] else "energy"
         return failed_operation(molecule, observables.failure, driver=driver, **names)
 

@@ -105,6 +105,7 @@ def _record(molecule: Molecule, o: Observables, a: Analysis, model: Model, mode:
         "method": header.method,
         "basis": header.basis.name,
         "units": "atomic units; moments about the origin of coordinates",
+        "level": header.level(mode),
         "energy": o.energy,
         "properties": a.to_dict(),
         "warnings": list(o.warnings),

@@ -50,7 +50,7 @@ def train(
         again = shlex.join(["mlsemi", "train", str(config), *(["--from", start] if start else [])])
         typer.echo(f"interrupted: {what}; run `{again}` again to go on", err=True)
         raise typer.Exit(130) from None
-    except (ValueError, OSError, RuntimeError, MemoryError, SafetensorError) as error:
+    except (ValueError, OSError, RuntimeError, ImportError, MemoryError, SafetensorError) as error:
         typer.echo(f"error: {_explain(error, read)}", err=True)
         raise typer.Exit(1) from error
     _finish(read, path)

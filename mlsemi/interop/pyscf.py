@@ -178,7 +178,8 @@ def to_pyscf(model: Model, molecule: Molecule | gto.Mole, *, mode: Mode = "fast"
     Returns:
         RHF or RKS for closed shells, UHF or UKS for open ones, with mo_coeff, mo_energy, mo_occ and e_tot in PySCF's
         conventions. `converged` is True in the scf mode only, so that PySCF's methods treat other orbitals as what they
-        are. For Hartree-Fock based methods from a Kohn-Sham model take `.to_hf()` of it.
+        are. e_tot is the energy of the mode, which in the fast and composite modes of a fine-tuned model is of another
+        method than the object. For Hartree-Fock based methods from a Kohn-Sham model take `.to_hf()` of it.
 
     Raises:
         ValueError: for what the model does not cover, or a Mole that is in another basis, symmetric, Cartesian,

@@ -33,6 +33,7 @@ def atomic_result(
     basis_name: str,
     driver: Driver | None = None,
     basis: Basis | None = None,
+    level: str | None = None,
 ) -> dict[str, Any]:
     """A result as the dictionary of a QCSchema AtomicResult, in atomic units.
 
@@ -48,6 +49,7 @@ def atomic_result(
         driver: what `return_result` holds: 'energy', 'gradient' [Eh/bohr], or 'properties' for a result without an
             energy. By default the gradient if there is one, else the energy if there is one, else the properties.
         basis: basis set of the AOs; with it the wavefunction is there too, see `wavefunction`.
+        level: method and basis of the energy, which in some modes of a fine-tuned model are others.
 
     Raises:
         ValueError: if the observables lack what the driver wants, or hold values that are not finite.
@@ -72,7 +74,7 @@ def atomic_result(
         "scf_dipole_moment": _plain("dipole", observables.dipole),
     }
     result = {"energy": properties["return_energy"], "gradient": gradient, "properties": dict(properties)}[driver]
-    extras: dict[str, Any] = {"model": model_name, "mode": mode}
+    extras: dict[str, Any] = {"model": model_name, "mode": mode, "level": level or f"{method}/{basis_name}"}
     names = ("homo", "lumo", "gap", "energy_error_estimate", "charges_mulliken", "charges_loewdin", "seconds")
     names += ("energy_error_95", "spin_square", "spins_mulliken", "spins_loewdin")
     extras.update({name: _plain(name, getattr(observables, name)) for name in names})

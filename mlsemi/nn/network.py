@@ -138,6 +138,8 @@ class Representation:
 class Trunk(nn.Module):
     """Geometry to features of atoms and states of bonds: what networks have in common before their readouts.
 
+    A network adds its readouts, then calls `_add_state_embedding`.
+
     Args:
         config: sizes.
         slots: shape of the blocks and the elements.
@@ -331,6 +333,9 @@ class EnergyNetwork(Trunk):
         Args:
             batch: the molecules, with pairs within `config.cutoff`.
             frames: float64 bond frames up to `l_max`.
+
+        Raises:
+            ValueError: for an open shell that the network does not cover.
         """
         seen = self.represent(batch, frames.to_dtype(self.dtype))
         return self.energy_readout(

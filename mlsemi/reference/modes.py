@@ -107,7 +107,8 @@ def in_mode(
             "it is not near a ground state, and its energy has no error estimate",
         )
     estimate = found.error_estimate
-    interval = stored_interval(header.calibration, mode)
+    # the density of the composite mode is judged as that of the variational one
+    interval = stored_interval(header.calibration, "variational" if mode == "composite" else mode)
     if interval is not None and estimate is not None and estimate > interval.largest:
         said = (
             f"the residual says an error of {estimate:.1e} Eh, more than the {interval.largest:.1e} Eh at most of the "
@@ -122,7 +123,7 @@ def in_mode(
         notes += (f"{header.level('variational')} energy {energy:.8f} Eh, learned difference {difference:.8f} Eh",)
         energy += difference
         gradient = None if gradient is None else gradient + slope
-        estimate = None  # that of the variational energy says nothing of the difference
+        estimate, interval = None, None  # those of the variational energy say nothing of the difference
     return replace(
         fast,
         energy=energy,
@@ -142,10 +143,10 @@ def check_difference(header: Header) -> None:
     Raises:
         ValueError: for such a model.
     """
-    if not header.energy_network:
+    if header.difference_to != "variational":
         raise ValueError(
-            f"mode='composite': the model {header.name} has no learned difference to another method; take "
-            "mode='variational', or fine-tune it with difference = true"
+            f"mode='composite': the model {header.name} has not learned what another method differs by from its "
+            "variational energies; take mode='variational', or fine-tune it with difference_to = 'variational'"
         )
 
 

@@ -17,7 +17,7 @@ from mlsemi.checkpoint import Header
 from mlsemi.data.store import LabelStore
 from mlsemi.engine import Engine
 from mlsemi.reference.second_order import fit_correction
-from mlsemi.train.evaluate import Report, evaluate, select
+from mlsemi.train.evaluate import Report, evaluate, has_its_fock, select
 from mlsemi.train.metrics import Row, paired
 
 
@@ -32,6 +32,11 @@ def with_members(path: str | Path, members: Sequence[str | Path]) -> tuple[Heade
         ValueError: for members that do not belong to the model.
     """
     header, engine = checkpoint.load(path)
+    if header.difference_to:
+        raise ValueError(
+            f"{path} has learned a difference to another method, which members do not have: they would say nothing of "
+            "its energies"
+        )
     loaded = [checkpoint.load(member) for member in members]
     for member, (other, _) in zip(members, loaded, strict=True):
         _check_member(header, other, path, member)
@@ -106,6 +111,11 @@ def calibrate(
     """
     rows: list[Row] = []
     for store in stores:
+        if not has_its_fock(header, store):
+            raise ValueError(
+                f"{store.path} has labels of {store.level}: calibrate on those of {header.level('variational')}, with "
+                "Fock matrices"
+            )
         chosen = select(store, split=split)
         rows += evaluate(header, engine, store, chosen, variational=True, jobs=jobs, report=report).rows
     found: dict[str, Any] = {"labels": len(rows), "molecules": len({row["name"] or row["formula"] for row in rows})}

@@ -15,6 +15,8 @@ SPLITS = ("random", "molecule")
 OPTIMIZERS = ("muon", "gauss-newton")
 TRAINED = ("head", "readout", "all")
 """Parts of a network that a training may change."""
+DIFFERENCES = ("variational", "fast")
+"""Energies of a model to which differences can be learned."""
 
 
 @dataclass(frozen=True)
@@ -70,8 +72,9 @@ class FinetuneConfig:
         fock: mean absolute deviation of F from that of the model that is fine-tuned [mEh]: keeps it near.
         damping: for `gauss-newton`, of the squared distance from the weights of the model that is fine-tuned, beside
             the squares of all errors times their weights: keeps it near.
-        difference: learn what the energies of the labels differ by from the variational ones of the model, by a network
-            of its own; the Fock matrix stays. Of energy and gradient only; `trained` then speaks of that network.
+        difference_to: learn what the energies of the labels differ by from those of the model, "variational" or "fast"
+            ones, by a network of its own; the Fock matrix stays. Of energy and gradient only; `trained` then speaks of
+            that network. Empty: train through the Fock matrix.
     """
 
     energy: float = 0.0
@@ -80,7 +83,7 @@ class FinetuneConfig:
     ionization: float = 0.0
     fock: float = 0.0
     damping: float = 0.01
-    difference: bool = False
+    difference_to: str = ""
 
 
 @dataclass(frozen=True)
@@ -261,11 +264,18 @@ def _check(config: Config, path: Path) -> None:
             )
         if config.finetune.damping <= 0:
             raise ValueError(f"{path}: [finetune] damping = {config.finetune.damping:g} must be positive")
-    if config.finetune is not None and config.finetune.difference:
+    if config.finetune is not None and config.finetune.difference_to:
+        if config.finetune.difference_to not in DIFFERENCES:
+            raise ValueError(
+                f"{path}: [finetune] difference_to = {config.finetune.difference_to!r} must be one of "
+                f"{', '.join(DIFFERENCES)}"
+            )
+        if not config.finetune.energy > 0:
+            raise ValueError(f"{path}: [finetune] difference_to needs a positive weight for energy")
         for key in ("dipole", "ionization", "fock"):
             if getattr(config.finetune, key):
                 raise ValueError(
-                    f"{path}: [finetune] {key} = {getattr(config.finetune, key):g} must be 0 with difference = true, "
+                    f"{path}: [finetune] {key} = {getattr(config.finetune, key):g} must be 0 with difference_to, "
                     "where the Fock matrix stays as it is"
                 )
     for key in ("steps", "batch", "learning_rate", "clip", "validate_every"):

@@ -1,10 +1,11 @@
-"""Fine-tuning on differences of energies: another method minus the variational energy of the model.
+"""Fine-tuning on differences of energies: the method of the labels minus the variational, or fast, energy of the model.
 
 Energies of many unlike molecules, as the only labels of a fine-tuning through the Fock matrix, can be fitted in ways
-that ruin F elsewhere, and the error of F is in the energy of the fast mode to first order. The variational energy has
-it to second order only. What another method differs from it by is smooth, and is learned here as a sum of atomic
-energies (Delta-learning: R. Ramakrishnan et al., J. Chem. Theory Comput. 11, 2087 (2015)) by a network of its own that
-starts from the features of the trained one. F, and all that follows from it, stays.
+that ruin F elsewhere. Here a difference is learned as a sum of atomic energies (Delta-learning: R. Ramakrishnan et al.,
+J. Chem. Theory Comput. 11, 2087 (2015)) by a network of its own that starts from the features of the trained one. F,
+and all that follows from it, stays. The error of F is in the fast energy to first order and in the variational one to
+second, so that the difference to the latter is smooth: it is the one to take for another method. The difference to the
+fast one needs no PySCF and brings labels of energies and gradients of the model's own method into its fast mode.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from mlsemi.energy import atom_sums
 from mlsemi.engine import Engine
 from mlsemi.frames import BondFrames
 from mlsemi.molecule import Molecule
-from mlsemi.nn.network import EnergyNetwork, FockNetwork
+from mlsemi.nn.network import EnergyNetwork
 from mlsemi.train.config import FinetuneConfig
 from mlsemi.train.objective import Objective
 from mlsemi.train.statistics import refit_atomic_energies
@@ -38,12 +39,14 @@ class DifferenceTarget:
 
     Attributes:
         molecule: the molecule.
-        energy: label minus variational energy plus the atomic energies of the trained network [Eh].
+        energy: label minus energy of the model plus the atomic energies of the trained network [Eh].
+        difference: label minus energy of the model alone [Eh].
         gradient: the derivative of all that [Eh/bohr], shape (atom, 3); None if it is not asked for or not known.
     """
 
     molecule: Molecule
     energy: float
+    difference: float
     gradient: Tensor | None
 
 
@@ -57,7 +60,7 @@ def differences_objective(
     method: str,
     report: Callable[[int], None] | None = None,
 ) -> Objective:
-    """Variational energies at the geometries of the labels, and an energy network that starts from the trained one.
+    """Energies of the model at the geometries of the labels, and an energy network that starts from the trained one.
 
     Args:
         engine: the model to be fine-tuned, on the CPU; it gets an energy network, whose atomic reference energies are
@@ -70,18 +73,17 @@ def differences_objective(
         report: called with the number of labels prepared.
 
     Raises:
-        ValueError: if no weight is set, or no label has what a weight asks for.
-        ImportError: without PySCF.
+        ValueError: if no label has what a weight asks for.
+        ImportError: without PySCF, for the difference to variational energies.
     """
     weights = {name: getattr(settings, name) for name in UNITS if getattr(settings, name)}
-    if "energy" not in weights:
-        raise ValueError("[finetune] difference = true needs a positive weight for energy")
+    energy_of = _fast if settings.difference_to == "fast" else _variational
     prepared: tuple[list[DifferenceTarget], list[DifferenceTarget]] = ([], [])
     done = 0
     for store, part in zip(stores, parts, strict=True):
         for k in (0, 1):
             for index in part[k]:
-                prepared[k].append(_target(store, index, engine, method, with_gradient="gradient" in weights))
+                prepared[k].append(_target(store, index, engine, method, energy_of, forces="gradient" in weights))
                 done += 1
                 if report is not None:
                     report(done)
@@ -92,7 +94,9 @@ def differences_objective(
                 f"{of} has one: set the weight to 0, or label with --gradient"
             )
     network = engine.energy_network = EnergyNetwork.of(engine.network)
-    _refit(engine, network, prepared[0])
+    # the energy network starts without a difference: all of it is missing
+    molecules, missing = [t.molecule for t in prepared[0]], np.array([t.difference for t in prepared[0]])
+    refit_atomic_energies(network.energy_readout, engine.elements, molecules, missing)
 
     def differences(chosen: Sequence[DifferenceTarget]) -> tuple[Tensor, list[Tensor]]:
         return energy_differences(engine, network, chosen, gradients="gradient" in weights)
@@ -151,40 +155,59 @@ def energy_differences(
     return _MILLI * (found - wanted), slopes
 
 
-def _target(store: LabelStore, index: int, engine: Engine, method: str, *, with_gradient: bool) -> DifferenceTarget:
-    """Label minus variational energy, plus the atomic energies that the network to be replaced gives."""
-    from mlsemi.reference.forces import predicted, variational_gradient
-    from mlsemi.reference.variational import variational
-
+def _target(
+    store: LabelStore, index: int, engine: Engine, method: str, energy_of: EnergyOf, *, forces: bool
+) -> DifferenceTarget:
+    """Label minus energy of the model, plus the atomic energies that the network to be replaced gives."""
     record = store.record(index)
     molecule, label = record.molecule, record.observables
     assert label.energy is not None, "labels have one"
+    forces = forces and label.gradient is not None
+    where = f"{store.path}, label {index} ({molecule.name or molecule.formula})"
     try:
-        if with_gradient and label.gradient is not None:
-            found, slope = variational_gradient(engine, molecule, method=method)
-            energy, of_atoms = _atomic(engine.network, engine, molecule)
-            gradient = torch.from_numpy(label.gradient - slope) + of_atoms
-            return DifferenceTarget(molecule, label.energy - found.energy + energy, gradient)
-        densities, _, _ = predicted([molecule], engine)
-        found = variational(molecule, engine.basis, densities[0].detach().cpu().numpy(), method=method)
+        energy, slope = energy_of(engine, molecule, method, forces)
     except ValueError as error:
-        raise ValueError(f"{store.path}, label {index} ({molecule.name or molecule.formula}): {error}") from error
-    return DifferenceTarget(molecule, label.energy - found.energy + _atomic(engine.network, engine, molecule)[0], None)
+        raise ValueError(f"{where}: {error}") from error
+    of_atoms, slope_of_atoms = _atomic(engine, molecule)
+    gradient = None
+    if slope is not None:
+        gradient = torch.as_tensor(label.gradient) - slope + slope_of_atoms
+        if not bool(torch.isfinite(gradient).all()):
+            raise ValueError(f"{where}: the model has no forces there, the density has no derivative; leave it out")
+    difference = label.energy - energy
+    return DifferenceTarget(molecule, difference + of_atoms, difference, gradient)
 
 
-def _atomic(network: FockNetwork, engine: Engine, molecule: Molecule) -> tuple[float, Tensor]:
-    """Sum of the atomic energies of a network [Eh], and its gradient [Eh/bohr], shape (atom, 3)."""
+EnergyOf = Callable[[Engine, Molecule, str, bool], tuple[float, Tensor | None]]
+"""Of engine, molecule, method and whether forces are asked for: energy [Eh] and its gradient [Eh/bohr] or None."""
+
+
+def _variational(engine: Engine, molecule: Molecule, method: str, forces: bool) -> tuple[float, Tensor | None]:
+    from mlsemi.reference.forces import variational_gradient
+    from mlsemi.reference.variational import variational
+
+    if forces:
+        found, gradient = variational_gradient(engine, molecule, method=method)
+        return found.energy, torch.from_numpy(gradient)
+    with torch.no_grad():
+        density = engine(engine.batch([molecule])).state.density[0].cpu().numpy()
+    return variational(molecule, engine.basis, density, method=method).energy, None
+
+
+def _fast(engine: Engine, molecule: Molecule, method: str, forces: bool) -> tuple[float, Tensor | None]:
     batch = engine.batch([molecule])
+    with torch.set_grad_enabled(forces):
+        batch = batch.with_positions(batch.positions.clone().requires_grad_(forces))
+        energy = engine(batch).energy.sum()
+        gradient = torch.autograd.grad(energy, batch.positions)[0] if forces else None
+    return float(energy.detach()), gradient
+
+
+def _atomic(engine: Engine, molecule: Molecule) -> tuple[float, Tensor]:
+    """Sum of the atomic energies of the network [Eh], and its gradient [Eh/bohr], shape (atom, 3)."""
+    batch, network = engine.batch([molecule]), engine.network
     with torch.enable_grad():
         batch = batch.with_positions(batch.positions.clone().requires_grad_())
         energy = network(batch, BondFrames.of(batch, network.l_max)).atom_energy.sum()
         (gradient,) = torch.autograd.grad(energy, batch.positions)
     return float(energy.detach()), gradient
-
-
-def _refit(engine: Engine, network: EnergyNetwork, targets: Sequence[DifferenceTarget]) -> None:
-    """Shifts the atomic reference energies of the energy network to the differences."""
-    molecules = [target.molecule for target in targets]
-    with torch.no_grad():
-        missing = -energy_differences(engine, network, targets, gradients=False)[0] / _MILLI
-    refit_atomic_energies(network.energy_readout, engine.elements, molecules, np.asarray(missing.cpu()))

@@ -152,7 +152,7 @@ def evaluate(
         ImportError: for `variational` without PySCF.
     """
     with_fock = has_its_fock(header, store)
-    if variational and not with_fock and not header.energy_network:
+    if variational and not with_fock and header.difference_to != "variational":
         raise ValueError(
             f"the labels in {store.path} are of {store.level}: variational energies, which are of {header.method}, "
             "have nothing to be compared with there"

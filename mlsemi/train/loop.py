@@ -156,9 +156,11 @@ class _Run:
         data = self.header.to_json()
         config = data["training"]["config"]
         # what a network does not have is left out, so that states of before there was such a thing still fit
-        network = {k: v for k, v in config["network"].items() if v is not False}
-        return {k: config[k] for k in ("baseline", "data", "loss", "finetune") if config.get(k)} | {
-            "network": network,
+        parts = {k: config[k] for k in ("baseline", "data", "loss", "finetune") if config.get(k)}
+        if "finetune" in parts:
+            parts["finetune"] = {k: v for k, v in parts["finetune"].items() if v != ""}
+        return parts | {
+            "network": {k: v for k, v in config["network"].items() if v is not False},
             "labels": [data["training"][k] for k in ("labels_train", "labels_validation", "labels_sha256")],
             "training": {k: v for k, v in config["training"].items() if k not in ("steps", "device", "threads")},
             **{k: data["training"][k] for k in ("started_from",) if k in data["training"]},

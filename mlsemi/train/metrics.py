@@ -203,7 +203,7 @@ METRICS = (
         _KCAL,
         "kcal/mol",
     ),
-    Metric("gradient_mae_uEh_per_bohr", "gradient, components: MAE", "gradient_mae", _mean, _MICRO, "uEh/bohr"),
+    Metric("gradient_mae_uEh_per_bohr", "gradient, fast, components: MAE", "gradient_mae", _mean, _MICRO, "uEh/bohr"),
     Metric("ionization_mae_eV", "ionization energy: MAE", "ionization_error", _mean, HARTREE_IN_EV, "eV"),
     Metric("dipole_mae_au", "dipole, |difference|: MAE", "dipole_error", _mean, 1.0, "e bohr"),
     Metric("dipole_mae_D", "dipole, |difference|: MAE", "dipole_error", _mean, DIPOLE_AU_IN_DEBYE, "D"),

@@ -30,6 +30,7 @@ _UNITS = {"meh": "mEh", "meh_per_bohr": "mEh/bohr", "mebohr": "1e-3 e bohr"}
 _CORE = -3.0
 """Orbital energies below this [Eh] are those of cores of the second row and later: they would squeeze all others."""
 _TRAIN, _VALIDATION = "#8a8a8a", "#b03a2e"
+_GROUPS = ("#2e6f9e", _VALIDATION, "#5a9e6f")
 
 
 def plot_curves(table: str | Path, picture: str | Path) -> bool:
@@ -146,7 +147,7 @@ def _scatter(axis: Any, groups: dict[str, np.ndarray], title: str, unit: str) ->
     if not present:
         axis.set(title=f"{title}: none")
         return
-    for (name, pairs), colour in zip(present.items(), ("#2e6f9e", _VALIDATION), strict=False):
+    for (name, pairs), colour in zip(present.items(), _GROUPS[: len(present)], strict=True):
         label = f"{name} MAE {_amount(pairs, unit)}".strip()
         axis.plot(pairs[0], pairs[1], "o", markersize=3, alpha=0.6, color=colour, label=label)
     _diagonal(axis, np.concatenate(list(present.values()), axis=1), title, unit)

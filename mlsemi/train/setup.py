@@ -102,8 +102,9 @@ def set_up(config: Config, start: str | Path | None, say: Report) -> tuple[check
         device = config.training.device
         if config.finetune is not None:
             header = replace(header, energy_method=first.level)
-            if config.finetune.difference:
-                header = _with_difference(header, start)
+            if config.finetune.difference_to:
+                assert start is not None, "fine-tuning has one"
+                header = _with_difference(header, start, config.finetune.difference_to)
                 settings, method = config.finetune, header.method
                 objective = differences_objective(engine, stores, parts, settings, device, method=method, report=show)
             else:
@@ -148,21 +149,35 @@ def _of_base(config: Config, start: str | Path | None) -> Config:
     return replace(config, network=base.network, baseline=base.baseline, overlap_floor=base.overlap_floor)
 
 
-def _with_difference(header: checkpoint.Header, start: str | Path | None) -> checkpoint.Header:
+def _with_difference(header: checkpoint.Header, start: str | Path, to: str) -> checkpoint.Header:
     """With an energy network: Fock matrices, and what is known of the errors that follow from them, are the base's.
 
     Raises:
-        ValueError: if the energies of the base are of another method than its Fock matrices.
+        ValueError: if the energies of the base are of another method than its Fock matrices, or that method is another
+            one in this PySCF.
+        ImportError: without PySCF, for the difference to variational energies.
     """
-    assert start is not None
     base = checkpoint.read_header(start)
     if base.energy_method:
         raise ValueError(
             f"{start} was fine-tuned to {base.energy_method}: start from the model that it was made from, whose fast "
             f"energies are of {base.level('variational')}"
         )
+    if to == "variational":
+        try:
+            from mlsemi.reference.mean_field import resolve_functional
+        except ModuleNotFoundError as error:
+            raise ImportError(
+                f"the difference to variational energies needs PySCF ({error}): install mlsemi[reference]"
+            ) from error
+        now = resolve_functional(base.method)
+        if now != base.resolved_functional:
+            raise ValueError(
+                f"{base.method} means {now} in this PySCF, but the labels of {start} have {base.resolved_functional}: "
+                "variational energies would be of another method"
+            )
     kept = {k: v for k, v in base.calibration.items() if k in ("correction", "variational", "corrected")}
-    return replace(header, energy_network=True, calibration=kept, orbital_shift=base.orbital_shift)
+    return replace(header, difference_to=to, difference_domain=header.domain, domain=base.domain, calibration=kept)
 
 
 def _begin(header: checkpoint.Header, start: str | Path | None, *, finetune: bool) -> tuple[checkpoint.Header, Engine]:

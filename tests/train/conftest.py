@@ -40,7 +40,12 @@ def make_engine(water_engine: Engine) -> Callable[..., Engine]:
     """As `checkpoint.engine_of`, without computing the tables of the baseline again: they cost two seconds."""
 
     def engine_of(header: checkpoint.Header, *, dtype: torch.dtype = torch.float32, build: bool = True) -> Engine:
-        sizes = {"members": header.members, "energy_network": header.energy_network, "dtype": dtype, "build": False}
+        sizes = {
+            "members": header.members,
+            "energy_network": bool(header.difference_to),
+            "dtype": dtype,
+            "build": False,
+        }
         engine = Engine(header.basis, header.elements, header.network, **sizes)
         if build:
             engine.baseline.load_state_dict(water_engine.baseline.state_dict())

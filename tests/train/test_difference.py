@@ -6,18 +6,20 @@ import numpy as np
 import pytest
 import torch
 
-from mlsemi.checkpoint import load, read_header
+from mlsemi.checkpoint import load
 from mlsemi.data.store import LabelStore, write_store
 from mlsemi.engine import Engine
 from mlsemi.model import Model
+from mlsemi.molecule import Molecule
 from mlsemi.observables import Observables
 from mlsemi.reference.variational import variational
+from mlsemi.train.calibrate import calibrate, with_members
 from mlsemi.train.config import FinetuneConfig, read_config
 from mlsemi.train.difference import differences_objective, energy_differences
 from mlsemi.train.evaluate import evaluate, select
 from mlsemi.train.loop import train
 
-SETTINGS = FinetuneConfig(energy=1.0, difference=True)
+SETTINGS = FinetuneConfig(energy=1.0, difference_to="variational")
 N_LABELS = 5
 
 
@@ -85,7 +87,7 @@ def test_the_error_is_that_of_variational_energy_plus_difference(own_engine, cou
     # the same float32 network on batches of other sizes
     assert found.numpy() == pytest.approx(1e3 * np.abs(errors), abs=2e-4)
     # one composition: the refitted atomic energies take the mean
-    assert float(signed.mean()) == pytest.approx(0, abs=1e-8)
+    assert float(signed.mean()) == pytest.approx(0, abs=2e-4)
 
 
 def test_the_fast_energy_has_the_difference_and_the_fock_matrix_has_not(own_engine, coupled_cluster_labels):
@@ -125,7 +127,7 @@ def test_residuals_are_the_weighted_errors_and_their_gradients_are_derivatives(o
     assert float((gradients[0].detach() * torch.from_numpy(direction)).sum()) == pytest.approx(slope - wanted, rel=1e-4)
 
 
-def configuration(folder, labels, *, finetune="energy = 1.0\ndifference = true", **training):
+def configuration(folder, labels, *, finetune="energy = 1.0\ndifference_to = 'variational'", **training):
     settings = {"optimizer": "'gauss-newton'", "steps": 4, "validate_every": 1, "threads": 1} | training
     path = folder / "tune.toml"
     text = f'output = "tuned"\n[data]\nlabels = ["{labels}"]\nvalidation = 0.4\n[finetune]\n{finetune}\n[training]\n'
@@ -184,16 +186,85 @@ def test_it_resumes_to_the_same_weights(base, tmp_path, coupled_cluster_labels, 
 
 
 def test_wrong_use_is_refused(base, tuned, tmp_path, coupled_cluster_labels):
-    with pytest.raises(ValueError, match="dipole = 1 must be 0 with difference = true"):
-        configuration(tmp_path, coupled_cluster_labels, finetune="energy = 1.0\ndipole = 1.0\ndifference = true")
-    config = configuration(tmp_path, coupled_cluster_labels, finetune="gradient = 1.0\ndifference = true")
+    with pytest.raises(ValueError, match="dipole = 1 must be 0 with difference_to"):
+        configuration(
+            tmp_path, coupled_cluster_labels, finetune="energy = 1.0\ndipole = 1.0\ndifference_to = 'variational'"
+        )
     with pytest.raises(ValueError, match="needs a positive weight for energy"):
-        train(replace(config, output=tmp_path / "none"), start=base)
+        configuration(tmp_path, coupled_cluster_labels, finetune="gradient = 1.0\ndifference_to = 'variational'")
+    with pytest.raises(ValueError, match="difference_to = 'scf' must be one of variational, fast"):
+        configuration(tmp_path, coupled_cluster_labels, finetune="energy = 1.0\ndifference_to = 'scf'")
     config = configuration(tmp_path, coupled_cluster_labels)
     with pytest.raises(ValueError, match="by a network of their own, which is not trained further"):
         train(replace(config, output=tmp_path / "twice"), start=tuned)
-    with pytest.raises(ValueError, match="mode='composite': the model base has no learned difference"):
+    with pytest.raises(ValueError, match="mode='composite': the model base has not learned what another"):
         Model(*load(base)).check([], mode="composite")
     with pytest.raises(ValueError, match="dispersion is of pbe, but the composite energies of tune are of CCSD"):
         Model(*load(tuned)).check([], mode="composite", dispersion=True)
-    assert read_header(tuned).energy_network
+
+
+def test_the_difference_to_fast_energies_needs_no_fock_build(own_engine, coupled_cluster_labels, monkeypatch):
+    monkeypatch.setattr("mlsemi.reference.variational.variational", lambda *_, **__: pytest.fail("a Fock build"))
+    settings = FinetuneConfig(energy=1.0, gradient=1.0, difference_to="fast")
+    objective = objective_of(own_engine, coupled_cluster_labels, settings)
+    with LabelStore.open(coupled_cluster_labels) as store:
+        records = [store.record(i) for i in range(3)]
+    batch = own_engine.batch([r.molecule for r in records])
+    batch = batch.with_positions(batch.positions.clone().requires_grad_())
+    energy = own_engine(batch).energy
+    (gradient,) = torch.autograd.grad(energy.sum(), batch.positions)
+    energies, gradients = energy_differences(own_engine, own_engine.energy_network, objective.samples, gradients=True)
+    labels = torch.tensor([r.observables.energy for r in records], dtype=torch.float64)
+    torch.testing.assert_close(energies.detach(), 1e3 * (energy.detach() - labels), rtol=0, atol=1e-3)
+    wanted = gradient - torch.as_tensor(np.concatenate([r.observables.gradient for r in records]))
+    torch.testing.assert_close(torch.cat(gradients).detach(), 1e3 * wanted, rtol=1e-4, atol=1e-2)
+
+
+def test_what_follows_from_the_fock_matrix_keeps_its_domain(base, tuned, coupled_cluster_labels, water_labels):
+    header, engine = load(tuned)
+    wide = replace(header, domain=dict(header.domain) | {"max_heavy_atoms": 5, "charges": [0, 1], "states": []})
+    model = Model(wide, engine)
+    assert header.domain == load(base)[0].domain
+    assert header.difference_domain["formulas"] == ["H2O"]
+    hydronium = Molecule.from_angstrom(
+        [8, 1, 1, 1], [[0, 0, 0.1], [0.9, 0, -0.2], [-0.45, 0.8, -0.2], [-0.45, -0.8, -0.2]], charge=1
+    )
+    model.check([hydronium], mode="variational")
+    for mode in ("fast", "composite"):
+        with pytest.raises(ValueError, match="has charge 1, which the model tune does not cover; it covers charge 0"):
+            model.check([hydronium], mode=mode)
+    peroxide = Molecule.from_angstrom(
+        [8, 8, 1, 1], [[0, 0.7, 0], [0, -0.7, 0], [0.9, 0.9, 0.3], [-0.9, -0.9, 0.3]], name="HOOH"
+    )
+    assert any("trained on H2O only" in text for text in model.predict(peroxide).warnings)
+    assert not any("trained on H2O only" in text for text in model.predict(peroxide, mode="variational").warnings)
+
+
+def test_members_and_labels_of_the_other_method_do_not_calibrate(base, tuned, coupled_cluster_labels):
+    with pytest.raises(ValueError, match="has learned a difference to another method, which members do not have"):
+        with_members(tuned, [base])
+    header, engine = load(tuned)
+    with LabelStore.open(coupled_cluster_labels) as store, pytest.raises(ValueError, match="calibrate on those of pbe"):
+        calibrate(header, engine, [store], split="all")
+
+
+def test_a_method_that_means_something_else_is_refused(base, tmp_path, coupled_cluster_labels, monkeypatch):
+    monkeypatch.setattr("mlsemi.reference.mean_field.resolve_functional", lambda _: "another one")
+    with pytest.raises(ValueError, match="pbe means another one in this PySCF"):
+        train(configuration(tmp_path, coupled_cluster_labels), start=base)
+
+
+@pytest.mark.parametrize("trained", ["head", "all"])
+def test_the_first_order_optimizer_trains_it_too(base, tmp_path, coupled_cluster_labels, trained):
+    config = configuration(
+        tmp_path, coupled_cluster_labels, optimizer="'muon'", steps=3, batch=2, warmup=1, trained=f"'{trained}'"
+    )
+    tensors = load(train(config, start=base))[1].state_dict()
+    changed = {name for name, value in tensors.items() if name.startswith("energy_network.")} - {
+        f"energy_network.{name.removeprefix('network.')}"
+        for name, value in load(base)[1].state_dict().items()
+        if torch.equal(value, tensors.get(f"energy_network.{name.removeprefix('network.')}", torch.zeros(0)))
+    }
+    assert changed
+    only_head = all(name.startswith("energy_network.energy_readout.") for name in changed)
+    assert only_head == (trained == "head")
