@@ -20,7 +20,8 @@ import torch
 from mlsemi import checkpoint, results
 from mlsemi.calibration import stored_interval
 from mlsemi.checkpoint import Header
-from mlsemi.domain import doubts, implausible, refuse_uncovered
+from mlsemi.coverage import doubted, refuse, refuse_doubtful, refused
+from mlsemi.domain import implausible
 from mlsemi.eigen import LINEAR_DEPENDENCE
 from mlsemi.engine import Engine
 from mlsemi.memory import CACHE_FRIENDLY, SHARE, available_bytes, estimate_bytes, split
@@ -216,9 +217,9 @@ class Model:
             raise ValueError(f"conv_tol={conv_tol:g} must be a positive energy [Eh]")
         if mode != "scf" and (compare or conv_tol != CONV_TOL):
             raise ValueError(f"compare and conv_tol are options of mode='scf', and the mode is {mode!r}")
-        refused = self._refused(molecules, mode) if errors == "mark" else {}
-        yield from ((k, _failed(message)) for k, message in refused.items())
-        accepted = [k for k in range(len(molecules)) if k not in refused]
+        impossible = refused(molecules, self.header, mode) if errors == "mark" else {}
+        yield from ((k, _failed(message)) for k, message in impossible.items())
+        accepted = [k for k in range(len(molecules)) if k not in impossible]
         in_fast_mode = forces and mode == "fast"
         with_members = estimate and mode == "fast" and stored_interval(self.header.calibration, "fast") is not None
 
@@ -277,7 +278,7 @@ class Model:
         if mode not in MODES:
             raise ValueError(f"mode={mode!r} must be one of {', '.join(MODES)}")
         for molecule in molecules:
-            self._refuse(molecule, mode)
+            refuse(molecule, self.header, mode)
         if mode != "fast":
             self._reference_warnings(mode)
         if mode == "composite":
@@ -286,8 +287,6 @@ class Model:
             check_difference(self.header)
         if mode == "corrected":
             self._check_correction()
-            for molecule in molecules:
-                self._refuse_doubtful(molecule, doubts(molecule, self.header.domain))
         if dispersion:
             from mlsemi.reference.dispersion import check_parameters
 
@@ -298,23 +297,6 @@ class Model:
                 )
             check_parameters(self.header.method)
 
-    def _refuse(self, molecule: Molecule, mode: Mode) -> None:
-        for domain in self.header.domains(mode):
-            refuse_uncovered(molecule, model=self.name, elements=self.header.elements, domain=domain)
-        self._refuse_impossible(molecule)
-
-    def _refused(self, molecules: Sequence[Molecule], mode: Mode) -> dict[int, str]:
-        """Why molecules cannot be predicted, by index, as far as it is known before anything is computed."""
-        found = {}
-        for k, molecule in enumerate(molecules):
-            try:
-                self._refuse(molecule, mode)
-                if mode == "corrected":
-                    self._refuse_doubtful(molecule, doubts(molecule, self.header.domain))
-            except ValueError as error:
-                found[k] = str(error)
-        return found
-
     def _check_correction(self) -> None:
         """Refuses the corrected mode for a model without a correction."""
         from mlsemi.reference.modes import stored_correction
@@ -323,28 +305,6 @@ class Model:
             raise ValueError(
                 f"mode='corrected': the model {self.name} has no correction that was fitted on validation molecules; "
                 "take mode='variational' or 'scf'"
-            )
-
-    def _refuse_doubtful(self, molecule: Molecule, reasons: tuple[str, ...]) -> None:
-        if reasons:
-            raise ValueError(
-                f"mode='corrected' is for the domain of the model {self.name} only, and "
-                f"{molecule.name or molecule.formula} is not within it: {'; '.join(reasons)}; take mode='variational' "
-                "or 'scf'"
-            )
-
-    def _refuse_impossible(self, molecule: Molecule) -> None:
-        where = molecule.name or molecule.formula
-        if molecule.spin and not self.engine.network.config.open_shells:
-            raise ValueError(
-                f"{where} has spin (2S) {molecule.spin}, which the model {self.name} does not cover: it is for closed "
-                "shells"
-            )
-        n_alpha = (molecule.n_electrons + molecule.spin) // 2
-        if n_alpha > (n_ao := sum(self.header.basis.n_ao(z) for z in molecule.numbers.tolist())):
-            raise ValueError(
-                f"{where} with charge {molecule.charge} and spin (2S) {molecule.spin} has {n_alpha} electrons of one "
-                f"spin, but the basis {self.header.basis.name} only {n_ao} orbitals: are charge and spin right?"
             )
 
     def _batches(self, molecules: Sequence[Molecule], forces: bool) -> list[list[int]]:
@@ -420,9 +380,7 @@ class Model:
             values["energy_error_estimate"] = interval.scale_68 * found
             values["energy_error_95"] = interval.scale_95 * found
         result = Observables(**values, seconds=seconds)
-        warnings = tuple(
-            dict.fromkeys(text for domain in self.header.domains(mode) for text in doubts(molecule, domain))
-        )
+        warnings = doubted(molecule, self.header, mode)
         if dropped:
             warnings += (
                 f"the overlap is nearly singular: {dropped} combination(s) of AOs with eigenvalues below "
@@ -451,7 +409,7 @@ class Model:
 
         assert mode != "fast"
         if mode == "corrected":
-            self._refuse_doubtful(molecule, fast.warnings)
+            refuse_doubtful(molecule, self.header, fast.warnings)
         warnings = self._reference_warnings(mode)
         if forces and mode != "scf" and fast.spin_gap is not None and fast.spin_gap < SMALLEST_GAP:
             forces = False

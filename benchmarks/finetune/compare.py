@@ -10,11 +10,12 @@ reference energies, and nine labels in ten train, the others tell how far it is 
 validation molecules).
 
 A seed is another draw of labels: of a fixed random order of the file, seed k takes the k-th block of so many labels
-while there is one. Where the file has no such block left, seeds choose which labels validate.
+while there is one. Where the file has no such block left, seeds choose which labels validate. `--first` draws from the
+first labels of the file only.
 
 Errors of MP2 and Hartree-Fock, from the labels themselves, and of other methods whose energies label files hold
-(`--method NAME FILE`, of training and test geometries or some of them), are given with the same refit. Test labels of
-unlike molecules give isomerization and hydrogenation energies besides.
+(`--method NAME FILE`, of training and test geometries or some of them; the same NAME may have several files), are given
+with the same refit. Test labels of unlike molecules give isomerization and hydrogenation energies besides.
 """
 
 from __future__ import annotations
@@ -78,12 +79,12 @@ def configuration(labels: Path, output: Path, arguments: argparse.Namespace, see
     )
 
 
-def drawn(labels: Path, count: int, seed: int, folder: Path) -> Path:
-    """A label file with the labels of one draw; `labels` itself where it has no more than that."""
+def drawn(labels: Path, count: int, seed: int, folder: Path, first: int | None = None) -> Path:
+    """A label file with the labels of one draw from the first so many; `labels` itself where it has no more."""
     with LabelStore.open(labels) as store:
         if count >= len(store):
             return labels
-        order = np.random.default_rng(0).permutation(len(store))
+        order = np.random.default_rng(0).permutation(min(len(store), first or len(store)))
         block = order[count * seed : count * (seed + 1)]
         if len(block) < count:
             block = order[:count]
@@ -196,18 +197,21 @@ def summary(
     return found
 
 
-def other_methods(labels: Path, test: Path, extra: Sequence[tuple[str, Path]]) -> list[dict]:
-    """Errors of other methods with the atomic reference energies refitted to all labels."""
-    with LabelStore.open(labels) as store, LabelStore.open(test) as held_store:
-        seen, held = list(store.all_records()), list(held_store.all_records())
+def other_methods(arguments: argparse.Namespace) -> list[dict]:
+    """Errors of other methods with the atomic reference energies refitted to all labels that are drawn from."""
+    with LabelStore.open(arguments.labels) as store, LabelStore.open(arguments.test) as held_store:
+        seen, held = list(store.all_records())[: arguments.first], list(held_store.all_records())
     sources: dict[str, Callable[[Record], float | None]] = {
         "hf": lambda r: r.observables.scf_total_energy,
         "mp2": lambda r: r.observables.mp2_total_energy,
     }
-    for name, path in extra:
+    known: dict[str, dict[str, float | None]] = {}
+    for name, path in arguments.method:
         with LabelStore.open(path) as store:
-            known = {molecule_key(r.molecule): r.observables.energy for r in store.all_records()}
-        sources[name] = lambda record, known=known: known.get(molecule_key(record.molecule))
+            energies_by_key = {molecule_key(r.molecule): r.observables.energy for r in store.all_records()}
+        known[name] = known.get(name, {}) | energies_by_key
+    for name, energies_by_key in known.items():
+        sources[name] = lambda record, found=energies_by_key: found.get(molecule_key(record.molecule))
     out = []
     for name, source in sources.items():
         gaps = {
@@ -243,6 +247,7 @@ def main() -> None:
     parser.add_argument("--base", default="water-pbe-def2svp")
     parser.add_argument("--counts", type=int, nargs="+", default=[10, 30, 100])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--first", type=int, help="draw from the first so many labels of the file only")
     parser.add_argument("--split", choices=SPLITS, default="random")
     parser.add_argument("--optimizer", choices=OPTIMIZERS, default="gauss-newton")
     parser.add_argument("--steps", type=int, help="default: 20 at most of gauss-newton, 400 of muon")
@@ -254,16 +259,16 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     base = find_model(arguments.base)
-    rows = other_methods(arguments.labels, arguments.test, [(name, Path(file)) for name, file in arguments.method])
+    rows = other_methods(arguments)
     for row in rows:
         print({k: round(v, 5) if isinstance(v, float) else v for k, v in row.items()}, flush=True)
     with LabelStore.open(arguments.labels) as store:
-        most = len(store)
+        most = min(len(store), arguments.first or len(store))
     for count in arguments.counts:
         for seed in arguments.seeds:
             for way in arguments.ways:
                 with tempfile.TemporaryDirectory() as name:
-                    labels = drawn(arguments.labels, count, seed, Path(name))
+                    labels = drawn(arguments.labels, count, seed, Path(name), arguments.first)
                     config = configuration(labels, Path(name) / "run", arguments, seed)
                     config.output.mkdir()
                     found = {"labels": min(count, most)} | run(way, labels, arguments.test, base, config)

@@ -1,14 +1,18 @@
 """What fine-tuning does to properties that were not in its labels: quadrupole, charges, order of the gaps.
 
     L=reference_data/water_cc/water_ccsdt_ccpvtz_test.h5
-    python benchmarks/finetune/unlabelled_properties.py reference $L -o REFERENCE.npz --basis cc-pvtz --limit 50
+    python benchmarks/finetune/unlabelled_properties.py reference $L -o REFERENCE.npz --basis cc-pvtz --limit 50 \
+        --finite-field 30
     python benchmarks/finetune/unlabelled_properties.py compare REFERENCE.npz --model MODEL \
         -o benchmarks/results/unlabelled_properties_water.json
 
 `reference`: CCSD with frozen core, and IP - EA of IP- and EA-EOM-CCSD; written after each molecule, the same command
 goes on. The density is PySCF's one-particle density matrix from the Lambda equations, with the core put back. It is not
 relaxed in the orbitals, and has no triples; the row of the dipole, which is in the labels, shows how much that is.
-`compare`: errors of base and fine-tuned model against it, and against the base's own method, whose SCF is run here.
+`--finite-field COUNT`: for the first COUNT molecules also the Hirshfeld charges of CCSD(T), the method of the labels,
+orbitals relaxed. The population of an atom is the expectation value of its weight rho_A(r) / sum_B rho_B(r), and so the
+derivative of the energy with respect to a multiple of this operator in the core Hamiltonian: a central difference.
+`compare`: errors of base and fine-tuned model against these, and against the base's own method, whose SCF is run here.
 
 Each molecule is moved to its centre of mass, about which the quadrupole (`mlsemi.properties.multipoles`) then is: about
 another point it has a part of the dipole, which was in the labels. Two kinds of charges can be compared between bases.
@@ -24,6 +28,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -41,7 +46,7 @@ from mlsemi.interop.atomic_write import written_whole
 from mlsemi.layout import AOLayout
 from mlsemi.molecule import Molecule
 from mlsemi.observables import Observables
-from mlsemi.properties.grids import density_at
+from mlsemi.properties.grids import ao_values
 from mlsemi.properties.masses import atomic_masses
 from mlsemi.reference import coupled_cluster, mean_field
 from mlsemi.units import BOHR_IN_ANGSTROM, DIPOLE_AU_IN_DEBYE, HARTREE_IN_EV
@@ -50,12 +55,24 @@ LEVEL = "CCSD, frozen core, orbital-unrelaxed density; IP - EA by EOM-CCSD"
 FREE_ATOM_BASIS = "cc-pvtz"
 """Holds the free atoms of Hirshfeld's charges, whatever the basis of the density."""
 
+BY_DIFFERENCES = "hirshfeld_ccsd_t"
+DIFFERENCES = (
+    "CCSD(T), frozen core, by central differences of the energy with Hirshfeld's weights in the core Hamiltonian"
+)
+STEP = 2e-3
+"""So much of the weights is added and subtracted [Eh]. For water 1e-3 changes the charges by 2e-7 e, 4e-3 by 9e-7 e."""
+
+HF_TOLERANCE = 2e-6
+"""Hartree-Fock's charges by differences and from its density agree to this [e]."""
+
+ENERGY_TOLERANCE, AMPLITUDE_TOLERANCE = 1e-10, 1e-7
+
 GRID_LEVEL = 4
 LIMIT = 1.10  # not worse than before by more than 10 %
 RESAMPLINGS = 1000
 FIGURES = ("before", "after", "ratio", "ratio_low", "ratio_high")
 Properties = dict[str, np.ndarray]
-"""dipole [D] (3,), quadrupole [D angstrom] (3, 3), hirshfeld and iao [e] (atom,), gap [eV] ()."""
+"""dipole [D] (3,), quadrupole [D angstrom] (3, 3), hirshfeld, hirshfeld_ccsd_t and iao [e] (atom,), gap [eV] ()."""
 
 Measure = Callable[[Sequence[Properties], Sequence[Properties]], float]
 
@@ -90,28 +107,38 @@ def natural_determinant(molecule: Molecule, found: Observables) -> np.ndarray:
 
 
 def hirshfeld_charges(molecule: Molecule, density: np.ndarray, basis: Basis) -> np.ndarray:
-    """Z_A - int rho(r) rho_A(r) / sum_B rho_B(r) dr with densities rho_A of free atoms (Hirshfeld 1977) [e]."""
+    """Z_A - int rho(r) rho_A(r) / sum_B rho_B(r) dr of a density matrix, shape (ao, ao) [e], shape (atom,)."""
+    return molecule.numbers - np.einsum("aij,ij->a", hirshfeld_weights(molecule, basis), density)
+
+
+def hirshfeld_weights(molecule: Molecule, basis: Basis) -> np.ndarray:
+    """rho_A(r) / sum_B rho_B(r) with densities rho_A of free atoms (Hirshfeld 1977) in the AOs, (atom, ao, ao)."""
     grid = dft.gen_grid.Grids(mean_field.to_pyscf_mole(molecule, basis))
     grid.level = GRID_LEVEL
     grid.build()
     batch = Batch.of([molecule], basis, cutoff=0.0)
-    rho = density_at(batch, torch.from_numpy(density)[None], torch.from_numpy(np.array(grid.coords))[None])[0].numpy()
+    values = ao_values(batch, torch.from_numpy(np.array(grid.coords))[None])[0].numpy()
     atoms = load_basis(FREE_ATOM_BASIS)
     distances = np.linalg.norm(grid.coords - molecule.positions[:, None], axis=-1)
     parts = [free_atom(atoms, z).radial_density(atoms, r) for z, r in zip(molecule.numbers, distances, strict=True)]
     shares = np.array(parts) / np.maximum(np.sum(parts, axis=0), 1e-300)
-    return molecule.numbers - shares @ (grid.weights * rho)
+    return np.stack([values.T @ (share[:, None] * values) for share in shares * grid.weights])
+
+
+def hartree_fock(molecule: Molecule, basis: Basis) -> tuple[mean_field.Label, Any]:
+    """Label and PySCF's object of a closed shell."""
+    if molecule.spin:
+        raise ValueError(f"{molecule.name} has spin={molecule.spin}: the density of closed shells only")
+    tolerance = coupled_cluster.SCF_TOLERANCE
+    return mean_field.solve_with_field(molecule, basis, method="hf", residual_tolerance=tolerance)
 
 
 def coupled_cluster_properties(molecule: Molecule, basis: Basis) -> Properties:
     """Properties of the CCSD density, and IP - EA, of a closed shell."""
-    if molecule.spin:
-        raise ValueError(f"{molecule.name} has spin={molecule.spin}: the density of closed shells only")
+    label, field = hartree_fock(molecule, basis)
     wanted = coupled_cluster.Correlation(ip=1, ea=1)
     states = coupled_cluster.solve(molecule, basis, method="ccsd", correlation=wanted).observables
     assert states.ionization_energies is not None and states.electron_affinities is not None
-    tolerance = coupled_cluster.SCF_TOLERANCE
-    label, field = mean_field.solve_with_field(molecule, basis, method="hf", residual_tolerance=tolerance)
     solver = cc.CCSD(field, frozen=coupled_cluster.n_frozen(molecule, wanted) or None)
     solver.conv_tol, solver.conv_tol_normt = 1e-9, 1e-6
     solver.kernel()
@@ -124,17 +151,86 @@ def coupled_cluster_properties(molecule: Molecule, basis: Basis) -> Properties:
     return found | {"gap": np.array(gap * HARTREE_IN_EV)}
 
 
-def reference(geometries: Path, output: Path, basis: Basis, limit: int | None) -> None:
+def charges_by_differences(molecule: Molecule, basis: Basis, step: float = STEP) -> np.ndarray:
+    """Hirshfeld charges of CCSD(T) of a closed shell [e], shape (atom,); the last from the number of electrons.
+
+    Args:
+        molecule: the molecule.
+        basis: basis set.
+        step: the factor of Hirshfeld's weights [Eh].
+
+    Raises:
+        NotConvergedError: if an energy is not converged, or the SCF with the weights follows another state.
+    """
+    label, field = hartree_fock(molecule, basis)
+    weights = AOLayout(basis, molecule.numbers).to_pyscf(hirshfeld_weights(molecule, basis))
+    changes = [
+        energies_with(molecule, field, step * operator) - energies_with(molecule, field, -step * operator)
+        for operator in weights[:-1]
+    ]
+    populations = np.reshape(changes, (len(weights) - 1, 2)) / (2 * step)
+    last = molecule.numbers.sum() - molecule.charge - populations.sum(axis=0)
+    hf, triples = molecule.numbers - np.vstack([populations, last]).T
+    assert label.observables.density is not None
+    difference = float(np.abs(hf - hirshfeld_charges(molecule, label.observables.density[0], basis)).max())
+    if not difference < HF_TOLERANCE:
+        raise mean_field.NotConvergedError(
+            f"{molecule.name}: Hartree-Fock's Hirshfeld charges by differences with a step of {step:g} Eh are off by "
+            f"{difference:.1e} e from those of its density, more than {HF_TOLERANCE:g} e"
+        )
+    return triples
+
+
+def energies_with(molecule: Molecule, field: Any, operator: np.ndarray) -> np.ndarray:  # noqa: ANN401
+    """RHF and CCSD(T) energies [Eh], shape (2,), with an operator, shape (ao, ao), in PySCF's order, in the core part.
+
+    Args:
+        molecule: the molecule.
+        field: PySCF's RHF object without the operator: its integrals, and the start of the SCF.
+        operator: a one-electron operator [Eh].
+
+    Raises:
+        NotConvergedError: if the SCF or the amplitudes are not converged.
+    """
+    other = mean_field.mean_field(field.mol, "hf", 0)
+    other._eri = field._eri
+    core = field.get_hcore() + operator
+    other.get_hcore = lambda *_: core
+    state = mean_field.plain_scf(other, np.asarray(field.make_rdm1()), coupled_cluster.SCF_TOLERANCE)
+    if not state.residual <= coupled_cluster.SCF_TOLERANCE:
+        raise mean_field.NotConvergedError(
+            f"SCF of {molecule.name} with Hirshfeld's weights not converged: |FDS-SDF| {state.residual:.1e} Eh"
+        )
+    other.mo_energy, other.mo_coeff = other.eig(state.fock, other.get_ovlp())
+    other.mo_occ = other.get_occ(other.mo_energy, other.mo_coeff)
+    other.e_tot, other.converged = state.energy, True
+    solver = cc.CCSD(other, frozen=coupled_cluster.n_frozen(molecule, coupled_cluster.Correlation()) or None)
+    solver.conv_tol, solver.conv_tol_normt = ENERGY_TOLERANCE, AMPLITUDE_TOLERANCE
+    integrals = solver.ao2mo()
+    solver.kernel(eris=integrals)
+    if not solver.converged:
+        raise mean_field.NotConvergedError(f"CCSD of {molecule.name} with Hirshfeld's weights is not converged")
+    return state.energy + np.array([0.0, solver.e_corr + solver.ccsd_t(eris=integrals)])
+
+
+def reference(geometries: Path, output: Path, basis: Basis, limit: int | None, finite_field: int) -> None:
     """Computes what is missing of the first molecules of a label file."""
     with LabelStore.open(geometries) as store:
         molecules = [centred(store.molecule(i)) for i in range(min(len(store), limit or len(store)))]
+    if finite_field > len(molecules):
+        raise ValueError(f"--finite-field {finite_field} is more than the {len(molecules)} molecules: raise --limit")
     rows = read(output, basis.name) if output.exists() else {}
     for k, molecule in enumerate(molecules):
-        if molecule_key(molecule) in rows:
+        start, known = time.perf_counter(), rows.get(molecule_key(molecule), {})
+        row = dict(known)
+        if not row:
+            row = {"numbers": molecule.numbers, "positions": molecule.positions, "charge": np.array(molecule.charge)}
+            row |= coupled_cluster_properties(molecule, basis)
+        if k < finite_field and BY_DIFFERENCES not in row:
+            row[BY_DIFFERENCES] = charges_by_differences(molecule, basis)
+        if len(row) == len(known):
             continue
-        start = time.perf_counter()
-        row = {"numbers": molecule.numbers, "positions": molecule.positions, "charge": np.array(molecule.charge)}
-        rows[molecule_key(molecule)] = row | coupled_cluster_properties(molecule, basis)
+        rows[molecule_key(molecule)] = row
         write(output, basis.name, rows)
         print(f"{k + 1}/{len(molecules)}, {time.perf_counter() - start:.1f} s, {molecule.name}", flush=True)
 
@@ -179,13 +275,20 @@ MEASURES: dict[str, Measure] = {
     "1 - rank correlation of the gaps": lambda found, wanted: 1 - rank_correlation(found, wanted),
     "dipole, D (in the labels)": mean_error("dipole"),
 }
+HIRSHFELD = {key: measure for key, measure in MEASURES.items() if key.startswith("Hirshfeld")}
 
 
-def compared(base: list[Properties], tuned: list[Properties], wanted: list[Properties], against: str) -> list[dict]:
+def compared(
+    base: list[Properties],
+    tuned: list[Properties],
+    wanted: list[Properties],
+    against: str,
+    measures: dict[str, Measure] = MEASURES,
+) -> list[dict]:
     """A row for each measure: before, after, their ratio with the middle 95 % of resamplings of the molecules."""
     n, out = len(wanted), []
     picks = [np.arange(n), *np.random.default_rng(0).integers(n, size=(RESAMPLINGS, n))]
-    for name, measure in MEASURES.items():
+    for name, measure in measures.items():
         before, after = (
             np.array([measure([rows[k] for k in pick], [wanted[k] for k in pick]) for pick in picks])
             for rows in (base, tuned)
@@ -194,7 +297,7 @@ def compared(base: list[Properties], tuned: list[Properties], wanted: list[Prope
         ratio = after / np.where(before > 1e-9, before, np.nan)  # no ratio to nothing
         found = map(float, (before[0], after[0], ratio[0], *np.quantile(ratio[1:], [0.025, 0.975])))
         row = zip(FIGURES, (None if x != x else x for x in found), strict=True)
-        out.append({"property": name, "against": against, **dict(row), "within": bool(within)})
+        out.append({"property": name, "against": against, "molecules": n, **dict(row), "within": bool(within)})
     return out
 
 
@@ -207,17 +310,31 @@ def compare(path: Path, base: str, tuned: str, output: Path) -> None:
     before, after = ([properties(m, model.predict(m, estimate=False), basis) for m in molecules] for model in models)
     own = [properties(m, mean_field.solve(m, basis, method=header.method).observables, basis) for m in molecules]
     names = f"CCSD/{np.load(path)['basis']}", f"{header.method.upper()}/{basis.name}"
-    found = compared(before, after, wanted, names[0]) + compared(before, after, own, names[1])
-    print(f"| {len(wanted)} molecules | against | base | fine-tuned | after / before (95 %) | within {LIMIT:.2f} |")
-    print("|---|---|---|---|---|---|")
+    limits = {f"{names[1]} against {names[0]}": {name: measure(own, wanted) for name, measure in MEASURES.items()}}
+    found = compared(before, after, wanted, names[0])
+    known = [k for k, row in enumerate(wanted) if BY_DIFFERENCES in row]
+    if known:
+        triples = [{"hirshfeld": wanted[k][BY_DIFFERENCES]} for k in known]
+        of_base, of_tuned, of_ccsd, of_own = ([rows[k] for k in known] for rows in (before, after, wanted, own))
+        name = f"CCSD(T)/{np.load(path)['basis']}"
+        if len(known) < len(wanted):
+            found += compared(of_base, of_tuned, of_ccsd, names[0], HIRSHFELD)
+        found += compared(of_base, of_tuned, triples, name, HIRSHFELD)
+        for other, rows in ((names[0], of_ccsd), (names[1], of_own)):
+            limits[f"{other} against {name}"] = {key: measure(rows, triples) for key, measure in HIRSHFELD.items()}
+    found += compared(before, after, own, names[1])
+    print(f"| property | against | molecules | base | fine-tuned | after / before (95 %) | within {LIMIT:.2f} |")
+    print("|---|---|---|---|---|---|---|")
     for row in found:
-        before, after, *ratio = ("-" if row[k] is None else f"{row[k]:.3g}" for k in FIGURES)
+        first, second, *ratio = ("-" if row[k] is None else f"{row[k]:.3g}" for k in FIGURES)
         last = "{} ({} to {}) | {}".format(*ratio, "yes" if row["within"] else "no")
-        print("|", " | ".join([row["property"], row["against"], before, after, last]), "|")
-    limits = {name: measure(own, wanted) for name, measure in MEASURES.items()}
-    print(f"\n{names[1]} itself against {names[0]}: " + ", ".join(f"{k} {v:.3g}" for k, v in limits.items()))
+        print("|", " | ".join([row["property"], row["against"], str(row["molecules"]), first, second, last]), "|")
+    print()
+    for name, errors in limits.items():
+        print(f"{name}: " + ", ".join(f"{key} {error:.3g}" for key, error in errors.items()))
     whole = {"base": base, "model": models[1].name, "labels": models[1].header.energy_method, "reference": LEVEL}
-    whole |= {"molecules": len(wanted), f"{names[1]} against {names[0]}": limits, "rows": found}
+    whole |= {"Hirshfeld charges of CCSD(T)": DIFFERENCES} if known else {}
+    whole |= {"molecules": len(wanted), **limits, "rows": found}
     with written_whole(output) as beside:
         beside.write_text(json.dumps(whole, indent=1) + "\n")
 
@@ -230,6 +347,9 @@ def main() -> None:
     first.add_argument("geometries", type=Path, help="label file")
     first.add_argument("--basis", default="cc-pvtz")
     first.add_argument("--limit", type=int, help="so many of the first molecules")
+    first.add_argument(
+        "--finite-field", type=int, default=0, metavar="COUNT", help="Hirshfeld charges of CCSD(T) for the first COUNT"
+    )
     second = parts.add_parser("compare")
     second.add_argument("reference", type=Path)
     second.add_argument("--base", default="water-pbe-def2svp")
@@ -239,7 +359,8 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     if arguments.part == "reference":
-        reference(arguments.geometries, arguments.output, load_basis(arguments.basis), arguments.limit)
+        basis = load_basis(arguments.basis)
+        reference(arguments.geometries, arguments.output, basis, arguments.limit, arguments.finite_field)
     else:
         compare(arguments.reference, arguments.base, arguments.model, arguments.output)
 

@@ -146,7 +146,8 @@ def check_difference(header: Header) -> None:
     if header.difference_to != "variational":
         raise ValueError(
             f"mode='composite': the model {header.name} has not learned what another method differs by from its "
-            "variational energies; take mode='variational', or fine-tune it with difference_to = 'variational'"
+            "variational energies; take mode='variational', a model that has, such as the shipped organic-ccsdt, or "
+            "fine-tune it with difference_to = 'variational'"
         )
 
 
