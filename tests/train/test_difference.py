@@ -12,6 +12,8 @@ from mlsemi.engine import Engine
 from mlsemi.model import Model
 from mlsemi.molecule import Molecule
 from mlsemi.observables import Observables
+from mlsemi.reference import mean_field
+from mlsemi.reference import variational as variational_module
 from mlsemi.reference.variational import variational
 from mlsemi.train.calibrate import calibrate, with_members
 from mlsemi.train.config import FinetuneConfig, read_config
@@ -204,7 +206,7 @@ def test_wrong_use_is_refused(base, tuned, tmp_path, coupled_cluster_labels):
 
 
 def test_the_difference_to_fast_energies_needs_no_fock_build(own_engine, coupled_cluster_labels, monkeypatch):
-    monkeypatch.setattr("mlsemi.reference.variational.variational", lambda *_, **__: pytest.fail("a Fock build"))
+    monkeypatch.setattr(variational_module, "variational", lambda *_, **__: pytest.fail("a Fock build"))
     settings = FinetuneConfig(energy=1.0, gradient=1.0, difference_to="fast")
     objective = objective_of(own_engine, coupled_cluster_labels, settings)
     with LabelStore.open(coupled_cluster_labels) as store:
@@ -249,7 +251,7 @@ def test_members_and_labels_of_the_other_method_do_not_calibrate(base, tuned, co
 
 
 def test_a_method_that_means_something_else_is_refused(base, tmp_path, coupled_cluster_labels, monkeypatch):
-    monkeypatch.setattr("mlsemi.reference.mean_field.resolve_functional", lambda _: "another one")
+    monkeypatch.setattr(mean_field, "resolve_functional", lambda _: "another one")
     with pytest.raises(ValueError, match="pbe means another one in this PySCF"):
         train(configuration(tmp_path, coupled_cluster_labels), start=base)
 
