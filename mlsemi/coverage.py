@@ -57,7 +57,7 @@ def _refuse_impossible(molecule: Molecule, header: Header) -> None:
     if molecule.spin and not header.network.open_shells:
         raise ValueError(
             f"{where} has spin (2S) {molecule.spin}, which the model {header.name} does not cover: it is for closed "
-            "shells"
+            "shells (`mlsemi models` lists what others cover)"
         )
     n_alpha = (molecule.n_electrons + molecule.spin) // 2
     if n_alpha > (n_ao := sum(header.basis.n_ao(z) for z in molecule.numbers.tolist())):

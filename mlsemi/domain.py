@@ -36,6 +36,7 @@ DEGENERACY_GAP = 1e-3
 label, is not unique."""
 
 _LISTED = 5
+_OTHERS = " (`mlsemi models` lists what others cover)"
 
 
 def n_fragments(molecule: Molecule) -> int:
@@ -69,6 +70,7 @@ def refuse_uncovered(molecule: Molecule, *, model: str, elements: Iterable[int],
     if foreign:
         raise ValueError(
             f"{where} holds {_symbols(foreign)}, which the model {model} does not cover; it covers {_symbols(covered)}"
+            + _OTHERS
         )
     for name, value in (("charges", molecule.charge), ("spins", molecule.spin)):
         values = domain.get(name) or [value]
@@ -77,13 +79,14 @@ def refuse_uncovered(molecule: Molecule, *, model: str, elements: Iterable[int],
             raise ValueError(
                 f"{where} has {meaning} {value}, which the model {model} does not cover; it covers {meaning} "
                 + ", ".join(map(str, values))
+                + _OTHERS
             )
     states = [tuple(state) for state in domain.get("states") or []]
     if states and (molecule.charge, molecule.spin) not in states:
         listed = ", ".join(f"{charge:+d} and {spin}" if charge else f"0 and {spin}" for charge, spin in states)
         raise ValueError(
             f"{where} has charge {molecule.charge} and spin (2S) {molecule.spin}, which the model {model} does not "
-            f"cover together; it covers {listed}"
+            f"cover together; it covers {listed}{_OTHERS}"
         )
 
 
