@@ -31,6 +31,12 @@ def _result(observables, molecule=HYDROXIDE, **kwargs):
     return atomic_result(molecule, observables, **(names | kwargs))
 
 
+def test_the_level_of_the_energy_may_be_another_than_that_of_the_orbitals():
+    result = _result(FULL, mode="composite", level="CCSD(T)/cc-pvtz")
+    assert result["model"] == {"method": "pbe", "basis": "def2-svp"}
+    assert result["extras"]["mlsemi"]["level"] == "CCSD(T)/cc-pvtz"
+
+
 def test_contract_with_everything():
     result = json.loads(json.dumps(_result(FULL, mode="variational"), allow_nan=False))
     assert result["schema_name"] == "qcschema_output" and result["success"] is True
@@ -44,6 +50,7 @@ def test_contract_with_everything():
     assert result["extras"]["mlsemi"] == {
         "model": "m",
         "mode": "variational",
+        "level": "pbe/def2-svp",
         "homo": -0.5,
         "lumo": 0.25,
         "gap": 0.75,
