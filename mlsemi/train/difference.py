@@ -168,9 +168,9 @@ def _target(
         energy, slope = energy_of(engine, molecule, method, forces)
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from error
-    of_atoms, slope_of_atoms = _atomic(engine, molecule)
+    of_atoms, slope_of_atoms = _atomic(engine, molecule, forces=forces)
     gradient = None
-    if slope is not None:
+    if slope is not None and slope_of_atoms is not None:
         gradient = torch.as_tensor(label.gradient) - slope + slope_of_atoms
         if not bool(torch.isfinite(gradient).all()):
             raise ValueError(f"{where}: the model has no forces there, the density has no derivative; leave it out")
@@ -203,11 +203,11 @@ def _fast(engine: Engine, molecule: Molecule, method: str, forces: bool) -> tupl
     return float(energy.detach()), gradient
 
 
-def _atomic(engine: Engine, molecule: Molecule) -> tuple[float, Tensor]:
-    """Sum of the atomic energies of the network [Eh], and its gradient [Eh/bohr], shape (atom, 3)."""
+def _atomic(engine: Engine, molecule: Molecule, *, forces: bool) -> tuple[float, Tensor | None]:
+    """Sum of the atomic energies of the network [Eh], and where asked for its gradient [Eh/bohr], shape (atom, 3)."""
     batch, network = engine.batch([molecule]), engine.network
-    with torch.enable_grad():
-        batch = batch.with_positions(batch.positions.clone().requires_grad_())
+    with torch.set_grad_enabled(forces):
+        batch = batch.with_positions(batch.positions.clone().requires_grad_(forces))
         energy = network(batch, BondFrames.of(batch, network.l_max)).atom_energy.sum()
-        (gradient,) = torch.autograd.grad(energy, batch.positions)
+        gradient = torch.autograd.grad(energy, batch.positions)[0] if forces else None
     return float(energy.detach()), gradient
