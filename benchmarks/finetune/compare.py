@@ -44,6 +44,7 @@ from mlsemi.train.config import OPTIMIZERS, SPLITS, TRAINED, Config, DataConfig,
 from mlsemi.train.evaluate import evaluate, select
 from mlsemi.train.loop import fit
 from mlsemi.train.setup import set_up
+from mlsemi.train.statistics import element_counts
 from mlsemi.units import DIPOLE_AU_IN_DEBYE, HARTREE_IN_EV
 
 WAYS = ("refit", "finetune", "difference", "delta", "scratch")
@@ -223,10 +224,10 @@ def other_methods(arguments: argparse.Namespace) -> list[dict]:
         if not (fitted and tested):
             print(f"{name}: not known for these geometries, left out", flush=True)
             continue
-        elements = np.array(sorted({z for r in (*fitted, *tested) for z in r.molecule.numbers.tolist()}))
+        elements = sorted({z for r in (*fitted, *tested) for z in r.molecule.numbers.tolist()})
 
-        def counts(records: Sequence[Record], elements: np.ndarray = elements) -> np.ndarray:
-            return np.array([(r.molecule.numbers[:, None] == elements).sum(0) for r in records], dtype=float)
+        def counts(records: Sequence[Record], elements: list[int] = elements) -> np.ndarray:
+            return element_counts([r.molecule for r in records], elements)
 
         shift, *_ = np.linalg.lstsq(counts(fitted), np.array([gaps[id(r)] for r in fitted]), rcond=None)
 
