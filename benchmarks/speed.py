@@ -1,9 +1,10 @@
 """Speed of the shipped network on one core, against PySCF and against QHNet's published-size figures.
 
-    python benchmarks/speed.py [--model organic-b3lyp-def2svp] [--parts scf stages network frames]
+    python benchmarks/speed.py [--model organic-b3lyp-def2svp] [--parts scf stages sizes network frames]
 
 scf: a whole fast prediction of ethanol with orbitals, model already loaded, beside PySCF's SCF at the same level.
 stages: time per molecule of S + T + dipole integrals, F0, network and eigenproblem for three molecules.
+sizes: the same stages for alkanes of up to 101 atoms, with the pairs that the network sees and the memory it takes.
 network: forward and training step per molecule, ethanol in batches of 8, against QHNet scaled by a fixed kernel.
 frames: 1,000 ethanol frames through the command line, the start of the process included.
 
@@ -42,8 +43,10 @@ from mlsemi.units import BOHR_IN_ANGSTROM
 
 ROOT = Path(__file__).resolve().parents[1]
 EXAMPLES = ROOT / "examples"
-PARTS = ("scf", "stages", "network", "frames")
+PARTS = ("scf", "stages", "sizes", "network", "frames")
 SINGLE = {name: "1" for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
+ALKANES = (2, 6, 11, 16, 21, 26, 33)
+"""Carbon atoms of the alkanes of `sizes`: 8 to 101 atoms."""
 DISPLACEMENT = 0.02
 """Standard deviation of the displacements that make unlike frames [angstrom]."""
 
@@ -203,6 +206,37 @@ def _stage_times(model: Model, molecules: list[Molecule], repeats: int) -> dict[
             "whole prediction": lambda: model.predict(molecules, estimate=False),
         }
         return {name: measure(job, repeats) for name, job in jobs.items()}
+
+
+def sizes(model: Model, repeats: int) -> dict[str, Any]:
+    """Stages, pairs and memory against the size of a molecule, smallest first: the largest so far sets the peak."""
+    from mlsemi.reference.sampling import geometry_from_smiles
+
+    print("\n### Alkanes, one molecule at a time: wall (CPU), ms\n")
+    before, rows = _peak_bytes(), []
+    for carbons in ALKANES:
+        molecule = geometry_from_smiles("C" * carbons)
+        found = _stage_times(model, [molecule], repeats)
+        batch = model.engine.batch([molecule])
+        row = {
+            "molecule": f"C{carbons}H{2 * carbons + 2}",
+            "atoms": molecule.n_atoms,
+            "n_ao": int(batch.n_ao[0]),
+            "directed_pairs": len(batch.pair[0]),
+            "peak_mb": (_peak_bytes() - before) / 1e6,
+        }
+        if not rows:
+            print(f"| {' | '.join([*row, *found])} |\n|{'---|' * (len(row) + len(found))}")
+        shown = [f"{v:.0f}" if isinstance(v, float) else str(v) for v in row.values()]
+        print(f"| {' | '.join([*shown, *map(str, found.values())])} |", flush=True)
+        rows.append(row | {name: vars(timing) for name, timing in found.items()})
+    return {"rows": rows}
+
+
+def _peak_bytes() -> int:
+    """Largest memory that this process has had; Linux counts in KiB, macOS in bytes."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else 1024 * peak
 
 
 def network(model: Model, repeats: int) -> dict[str, Any]:
@@ -370,6 +404,7 @@ def main() -> None:
     jobs: dict[str, Callable[[], dict[str, Any]]] = {
         "scf": lambda: scf(model, arguments.repeats, arguments.rounds),
         "stages": lambda: stages(model, arguments.repeats),
+        "sizes": lambda: sizes(model, arguments.repeats),
         "network": lambda: network(model, arguments.repeats),
         "frames": lambda: frames(arguments.model, arguments.frames),
     }

@@ -1,0 +1,475 @@
+"""What each part of network, loss and optimizer is worth: ethanol, the same processor time for each variant.
+
+    python benchmarks/md17/ablation.py [--seconds 240] [--variants attention l-2] [--seeds 0 1] | --list
+
+A variant is `ethanol.toml` with one thing changed. Its steps are timed first (processor time of one thread, samples
+prepared, no validation) by turns with those of the reference: the load of the machine, which changes such times by
+tens of percent, favours neither. As many steps as fit into `--seconds` then follow from fresh weights, and the cosine
+of the learning rate ends with them. The warm-up is a tenth of the steps at most and the moving average of the weights
+short, as fits a short run; all else is that of the configuration. The errors are those of the last weights on the
+validation labels, by their names in `curves.csv`; `energy` and `fast` are per atom. The ratios are to the reference
+of the same seed, on the same labels; several seeds say what a ratio is worth. Test labels are not read.
+
+Run the same command again to go on: what is done with the same settings is kept.
+
+What is not here: `[network] charges = true` changes nothing of a neutral molecule (the potential of the excess charge
+and the embedding of charges are left out of the computation), so that the learned-charge term is a matter of ions.
+Dipoles are a term of fine-tuning only. All terms of the loss are computed whatever their weight, so that a weight of
+zero saves no time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from learning_curve import ROOT, Say, check_count, labels_of, read_runs, tables_of, write_config
+from torch import Tensor, nn
+from torch.nn.functional import pad, silu
+
+from mlsemi import checkpoint
+from mlsemi.interop.atomic_write import written_whole
+from mlsemi.nn.interaction import AtomUpdate, BondUpdate, Message
+from mlsemi.nn.network import FockNetwork
+from mlsemi.nn.so2 import Linear, from_bond
+from mlsemi.train import loop
+from mlsemi.train.config import Config, DataConfig, TrainingConfig, read_config
+from mlsemi.train.loop import Progress, fit
+from mlsemi.train.objective import Objective, fock_objective
+from mlsemi.train.optimizer import MuonAdamW
+from mlsemi.train.setup import set_up
+from mlsemi.train.statistics import set_statistics
+
+REFERENCE = "reference"
+ERRORS = {
+    "validation_ao_meh": "ao",
+    "validation_orthonormal_meh": "orthonormal",
+    "validation_occupied_virtual_meh": "occupied-virtual",
+    "validation_energy_meh": "energy",
+    "validation_fast_meh": "fast",
+}
+_EMA = 0.99
+_WARM, _TIMED, _TURNS = 5, 20, 3
+"""Steps that are done before the timing, those that are timed, and how often."""
+_LATE = 2 / 3
+"""Share of the steps after which `Variant.late` holds."""
+_HEADS, _HIDDEN, _LARGEST_LOGIT = 4, 64, 6.0
+
+
+class AttentionMessage(Message):
+    """A message that weights each neighbour by attention, channel c by head c mod 4.
+
+    The logits are those of a dense layer on the invariants of the bond (as in Equiformer, Y.-L. Liao and T. Smidt,
+    2022), the weights a softmax over the neighbours of an atom with the envelope inside: n e_ij exp(a_ij) / (1 + sum_k
+    e_ik exp(a_ik)). Because of the 1 even the last neighbour fades away smoothly at the reach. With the typical number
+    of neighbours n, sums are as large as without attention.
+    """
+
+    def __init__(self, channels: Sequence[tuple[int, int]], widths: Sequence[int], neighbours: float) -> None:
+        super().__init__(channels, widths, neighbours)
+        self.neighbours = neighbours
+        self.hidden = Linear(widths[0], _HIDDEN, bias=True)
+        self.logit = Linear(_HIDDEN, _HEADS)
+
+    def forward(
+        self, state: Sequence[Tensor], envelope: Tensor, pair: Tensor, wigner: Sequence[Tensor], n_atoms: int
+    ) -> list[Tensor]:
+        """Features, (atom, 2l + 1, channel) for each l."""
+        logit = _LARGEST_LOGIT * torch.tanh(self.logit(silu(self.hidden(state[0]))) / _LARGEST_LOGIT)
+        share = envelope[:, None] * torch.exp(logit)
+        total = 1 + share.new_zeros(n_atoms, _HEADS).index_add(0, pair[0], share)
+        weight = self.neighbours * share / total.index_select(0, pair[0])
+        feature = []
+        for x in from_bond(self.out(state), wigner, self.channels):
+            weighted = x * weight[:, None, torch.arange(x.shape[-1], device=x.device) % _HEADS]
+            feature.append(x.new_zeros(n_atoms, *x.shape[1:]).index_add(0, pair[0], weighted))
+        return feature
+
+
+class FittedUpdate(AtomUpdate):
+    """An update of features that may come with more or fewer channels: they are cut off, or filled up by zeros."""
+
+    def forward(self, feature: Sequence[Tensor], message: Sequence[Tensor]) -> list[Tensor]:
+        """The new features."""
+        fitted = [
+            [pad(x, (0, n - x.shape[-1])) for x, n in zip(parts, self.sizes, strict=True)]
+            for parts in (feature, message)
+        ]
+        return super().forward(*fitted)
+
+
+def attention(network: FockNetwork) -> None:
+    """Messages weighted by attention."""
+    config = network.config
+    network.messages = nn.ModuleList(
+        [AttentionMessage(network.channels, network.widths, config.neighbours) for _ in range(config.layers)]
+    )
+
+
+def order_at_most(order: int) -> Callable[[FockNetwork], None]:
+    """Features of l <= `order` only, without the cost of the others, up to the last message.
+
+    That one, and the bonds after it, have all l, without which some components of the blocks would be zero.
+    """
+
+    def change(network: FockNetwork) -> None:
+        config, widths = network.config, network.widths
+        low = [c if l <= order else (0, 0) for l, c in enumerate(network.channels)]
+        bonds = [BondUpdate(low, widths, config.radial, config.product) for _ in range(config.layers)]
+        messages = [Message(low, widths, config.neighbours) for _ in range(config.layers - 1)]
+        updates = [AtomUpdate(low) for _ in range(config.layers - 1)]
+        network.first_update = FittedUpdate(low)
+        network.bonds = nn.ModuleList([*bonds, network.bonds[-1]])
+        network.messages = nn.ModuleList([*messages, network.messages[-1]])
+        network.updates = nn.ModuleList([*updates, FittedUpdate(network.channels)])
+
+    return change
+
+
+class AdamWAlone(MuonAdamW):
+    """AdamW with the settings that it has beside Muon, for all parameters."""
+
+    def __init__(self, parameters: Mapping[str, nn.Parameter], *, learning_rate: float, weight_decay: float) -> None:
+        # it is their names that send the matrices of dense layers to Muon
+        unnamed = {str(k): p for k, p in enumerate(parameters.values())}
+        super().__init__(unnamed, learning_rate=learning_rate, weight_decay=weight_decay)
+
+
+class ConstantRate(MuonAdamW):
+    """Keeps the highest learning rate that there was."""
+
+    highest = 0.0
+
+    def set_learning_rate(self, rate: float) -> None:
+        """Sets the learning rate of the next step."""
+        self.highest = max(self.highest, rate)
+        super().set_learning_rate(self.highest)
+
+
+@dataclass(frozen=True)
+class Variant:
+    """What is changed.
+
+    Attributes:
+        what: in one line.
+        changes: to the tables of the configuration.
+        network: changes a fresh network.
+        optimizer: takes the place of Muon and AdamW.
+        late: weights of the loss in the last third of the steps.
+    """
+
+    what: str
+    changes: Mapping[str, Any] = field(default_factory=dict)
+    network: Callable[[FockNetwork], None] | None = None
+    optimizer: type[MuonAdamW] = MuonAdamW
+    late: Mapping[str, float] = field(default_factory=dict)
+
+
+def _set(table: str, what: str, **values: Any) -> Variant:
+    return Variant(what, {table: values})
+
+
+_NO_ENERGIES = {"energy": 0.0, "fast": 0.0}
+_HALF = {"natural": 24, "unnatural": 8, "bond": [56, 8, 32, 20, 8, 4], "product": 12}
+_WIDE = {"natural": 72, "unnatural": 24, "bond": [168, 24, 96, 60, 24, 12], "product": 36}
+_NATURAL = {"unnatural": 0, "bond": [112, 0, 64, 40, 16, 8]}
+VARIANTS = {
+    REFERENCE: Variant("ethanol.toml"),
+    "f0-sap": Variant("F0: superposition of atomic potentials", {"baseline": "sap"}),
+    "f0-none": Variant("no F0", {"baseline": "none"}),
+    "layers-1": _set("network", "one round of messages instead of two", layers=1),
+    "layers-3": _set("network", "three rounds of messages", layers=3),
+    "half-width": _set("network", "half the channels of features, bonds and products", **_HALF),
+    "wide": _set("network", "1.5 times the channels of features, bonds and products", **_WIDE),
+    "attention": Variant("attention between neighbours, four heads", network=attention),
+    "no-products": _set("network", "no products of features in the bond frame", product=0),
+    "no-unnatural": _set("network", "no features of unnatural parity, no odd m = 0", **_NATURAL),
+    "n-radial-16": _set("network", "16 radial functions instead of 32", n_radial=16),
+    "radial-32": _set("network", "radial embedding of width 32 instead of 64", radial=32),
+    "reach-6": _set("network", "messages within 6 bohr; the two-body part beyond stays", reach=6.0),
+    "l-2": Variant("l <= 2 up to the last message, which has all l", network=order_at_most(2)),
+    "l-3": Variant("l <= 3 up to the last message, which has all l", network=order_at_most(3)),
+    "ao": _set("loss", "AO only, no energies", orthonormal=0.0, occupied_virtual=0.0, **_NO_ENERGIES),
+    "ao-orthonormal": _set("loss", "AO and orthonormal, no energies", occupied_virtual=0.0, **_NO_ENERGIES),
+    "ao-occupied-virtual": _set("loss", "AO and occupied-virtual, no energies", orthonormal=0.0, **_NO_ENERGIES),
+    "no-energies": _set("loss", "AO, orthonormal and occupied-virtual, no energies", **_NO_ENERGIES),
+    "no-orthonormal": _set("loss", "no orthonormal term", orthonormal=0.0),
+    "ao-3": _set("loss", "three times the weight on AO", ao=3.0),
+    "late-metrics": Variant(
+        "five times the weight on orthonormal and occupied-virtual in the last third of the steps",
+        late={"orthonormal": 1.0, "occupied_virtual": 0.5},
+    ),
+    "gradients": _set("loss", "gradients of the fast mode too, weight 0.2", gradient=0.2),
+    "adamw": Variant("AdamW alone", optimizer=AdamWAlone),
+    "adamw-third": Variant(
+        "AdamW alone, a third of the learning rate", {"training": {"learning_rate": 2.5e-3 / 3}}, optimizer=AdamWAlone
+    ),
+    "rate-1e-3": _set("training", "learning rate 1e-3 instead of 2.5e-3", learning_rate=1e-3),
+    "rate-5e-3": _set("training", "learning rate 5e-3", learning_rate=5e-3),
+    "constant-rate": Variant("learning rate constant after the warm-up", optimizer=ConstantRate),
+    "batch-4": _set("training", "batches of 4 instead of 8", batch=4),
+    "batch-16": _set("training", "batches of 16", batch=16),
+}
+
+
+@contextmanager
+def optimizer_of_loop(kind: type[MuonAdamW]) -> Iterator[None]:
+    """The training loop with another optimizer."""
+    own = loop.MuonAdamW
+    loop.MuonAdamW = kind
+    try:
+        yield
+    finally:
+        loop.MuonAdamW = own
+
+
+class Clock(Say):
+    """Processor time after each step, and the last row of the curves.
+
+    Args:
+        title: for the lines of progress; there are none without.
+        weights: of the loss; they are changed on the way.
+        late: what they become.
+    """
+
+    def __init__(self, title: str, weights: dict[str, float], late: Mapping[str, float]) -> None:
+        super().__init__(title)
+        self.times, self.row = [time.process_time()], dict[str, float]()
+        self.weights, self.late = weights, late
+
+    def training(self, progress: Progress) -> None:
+        """Report of the training loop."""
+        self.times.append(time.process_time())
+        self.row = progress.row or {}
+        if progress.done >= _LATE * progress.total:
+            self.weights.update(self.late)
+        if self.title:
+            super().training(progress)
+
+    def steps(self) -> np.ndarray:
+        """Processor time of each step [s] but the last one, which holds the validation."""
+        return np.diff(self.times)[:-1]
+
+
+@lru_cache(maxsize=3)
+def prepared(data: DataConfig, baseline: str, seed: int) -> tuple[checkpoint.Header, Objective]:
+    """Header and samples, which depend on nothing else."""
+    config = Config("samples", Path(), baseline, 0.0, data, training=TrainingConfig(seed=seed))
+    header, _, objective = set_up(config, None, Say(f"samples, F0 {baseline}").training)
+    return header, objective
+
+
+class Trial:
+    """A variant with fresh weights, ready to be trained.
+
+    Args:
+        name: of the variant.
+        seed: of weights, order and split.
+        arguments: labels, their number, and a folder to work in.
+    """
+
+    def __init__(self, name: str, seed: int, arguments: argparse.Namespace) -> None:
+        self.variant, tables = VARIANTS[name], tables_of_variant(name, arguments.limit, seed)
+        self.config = config = read_config(write_config(tables, arguments.labels, arguments.work))
+        data = replace(config.data, labels=(str(arguments.labels),))  # as one name for all variants
+        header, samples = prepared(data, config.baseline, seed)
+        self.header = replace(header, name=config.name, network=config.network)
+        torch.manual_seed(seed)
+        self.engine = checkpoint.engine_of(self.header)
+        if self.variant.network is not None:
+            self.variant.network(self.engine.network)
+        with torch.no_grad():
+            set_statistics(self.engine, samples.samples)
+        self.objective = fock_objective(self.engine, samples.samples, samples.validation, config.loss, "cpu")
+        self.fresh = {key: value.clone() for key, value in self.engine.state_dict().items()}
+
+    def run(self, steps: int, *, title: str = "", validation: int | None = None) -> Clock:
+        """Trains from the fresh weights, and validates on all or the first `validation` labels."""
+        self.engine.load_state_dict(self.fresh)
+        weights = dict(self.objective.weights)
+        chosen = replace(self.objective, weights=weights, validation=self.objective.validation[:validation])
+        settings = replace(self.config.training, steps=steps, validate_every=steps)
+        settings = replace(settings, warmup=min(settings.warmup, steps // 10))
+        clock = Clock(title, weights, self.variant.late)
+        with optimizer_of_loop(self.variant.optimizer), tempfile.TemporaryDirectory(dir=self.config.output) as folder:
+            own = replace(self.config, training=settings, output=Path(folder))
+            fit(own, self.header, self.engine, chosen, report=clock.training)
+        return clock
+
+    def timed(self) -> np.ndarray:
+        """Processor time of some steps [s], shape (step,)."""
+        return self.run(_WARM + _TIMED + 1, validation=1).steps()[_WARM:]
+
+
+def measured(trial: Trial, reference: Trial, seconds: float, reference_s: float | None) -> dict[str, Any]:
+    """Times a variant and the reference by turns, trains the variant and validates it.
+
+    If the reference was trained before with `reference_s` a step [s], the present load of the machine is taken out.
+    """
+    own, other = np.median([(trial.timed(), reference.timed()) for _ in range(_TURNS)], axis=(0, 2)).tolist()
+    step = own if reference_s is None else reference_s * own / other
+    steps = max(2, round(seconds / step))
+    clock = trial.run(steps, title=trial.config.name)
+    return {
+        "steps": steps,
+        "step_s": step,
+        "step_ms_per_molecule": 1e3 * step / trial.config.training.batch,
+        "cpu_s": float(clock.steps().mean() * steps),
+        "parameters": sum(p.numel() for p in trial.engine.network.parameters()),
+        "labels_train": len(trial.objective.samples),
+        "labels_validation": len(trial.objective.validation),
+        "validation": {key: value for key, value in clock.row.items() if key.startswith("validation_")},
+    }
+
+
+def tables_of_variant(name: str, limit: int, seed: int) -> dict[str, Any]:
+    """`ethanol.toml` with the changes of a variant; the steps are not in it, they follow from its speed."""
+    tables = tables_of("ethanol", limit, None, seed)
+    left_out = ("steps", "validate_every")
+    tables["training"] = {k: v for k, v in tables["training"].items() if k not in left_out} | {"ema": _EMA}
+    for key, change in VARIANTS[name].changes.items():
+        tables[key] = {**tables.get(key, {}), **change} if isinstance(change, Mapping) else change
+    return tables | {"name": f"{name}-seed{seed}"}
+
+
+def common(arguments: argparse.Namespace) -> dict[str, Any]:
+    """What runs must share to be compared."""
+    return {"seconds": arguments.seconds, "labels": arguments.labels.name, "limit": arguments.limit}
+
+
+def one_run(name: str, seed: int, arguments: argparse.Namespace, runs: dict[str, Any]) -> bool:
+    """Adds a run to those that are done; False if it was there or cannot be done with these labels."""
+    suffix = f"{arguments.limit}-{arguments.seconds:g}s-seed{seed}"
+    key, reference_key = f"{name}-{suffix}", f"{REFERENCE}-{suffix}"
+    variant, tables = VARIANTS[name], tables_of_variant(name, arguments.limit, seed)
+    settings = {**common(arguments), "variant": name, "seed": seed, "late": dict(variant.late), "config": tables}
+    if key in runs and runs[key]["settings"] == settings:
+        return False
+    reference = Trial(REFERENCE, seed, arguments)
+    if "gradient" in tables["loss"] and all(s.gradient is None for s in reference.objective.validation):
+        print(f"{name}: left out, {arguments.labels.name} has no gradients", file=sys.stderr, flush=True)
+        return False
+    known = runs[reference_key]["step_s"] if name != REFERENCE and reference_key in runs else None
+    trial = reference if name == REFERENCE else Trial(name, seed, arguments)
+    runs[key] = {"settings": settings, "what": variant.what, **measured(trial, reference, arguments.seconds, known)}
+    return True
+
+
+def chosen_runs(runs: Mapping[str, Any], arguments: argparse.Namespace) -> dict[str, list[Any]]:
+    """Runs of the present time and labels of each variant, in the order of the seeds, with ratios to the reference."""
+    alike = [run for run in runs.values() if common(arguments).items() <= run["settings"].items()]
+    reference = {run["settings"]["seed"]: run["validation"] for run in alike if run["settings"]["variant"] == REFERENCE}
+    found: dict[str, list[Any]] = {}
+    for run in sorted(alike, key=lambda run: run["settings"]["seed"]):
+        base = reference.get(run["settings"]["seed"], {})
+        ratios = {key: run["validation"][key] / base[key] for key in ERRORS if key in base}
+        found.setdefault(run["settings"]["variant"], []).append({**run, "ratios": ratios})
+    return {name: found[name] for name in VARIANTS if name in found}
+
+
+def plot(groups: Mapping[str, list[Any]], picture: Path) -> None:
+    """Ratios of the errors to those of the reference: bars for the means, dots for the seeds."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(3 * len(ERRORS) + 1, 1 + 0.24 * len(groups)), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(1, len(ERRORS), sharey=True)
+    for key, axis in zip(ERRORS, axes, strict=True):
+        for row, members in enumerate(groups.values()):
+            ratios = [run["ratios"][key] for run in members if key in run["ratios"]]
+            if ratios:
+                mean = np.mean(ratios)
+                axis.barh(row, mean - 1, left=1, color="#2e6f9e", height=0.7)
+                axis.plot(ratios, [row] * len(ratios), "o", color="#b03a2e", markersize=3)
+                axis.text(0.99, row, f"{mean:.2f}", transform=axis.get_yaxis_transform(), ha="right", va="center")
+        axis.set(xscale="log", xlim=(0.4, 4), title=f"{ERRORS[key]} / reference")
+        axis.set_xticks([0.5, 1, 2], ["0.5", "1", "2"])
+        axis.set_xticks([], minor=True)
+        axis.set_yticks(range(len(groups)), list(groups))
+        axis.axvline(1, color="black", linewidth=0.8)
+        axis.grid(True, axis="x", which="both", alpha=0.2)
+    axes[0].invert_yaxis()
+    with written_whole(picture) as beside:
+        figure.savefig(beside, format="png", dpi=120)
+
+
+def show(groups: Mapping[str, list[Any]]) -> None:
+    """The table: means over the seeds, and the ratio of the AO error for each of them too."""
+    sizes = {"steps": "steps", "step_ms_per_molecule": "ms / step and molecule", "cpu_s": "processor time, s"}
+    errors = [f"{name}, mEh" for name in ERRORS.values()]
+    columns = ["variant", "what differs", *sizes.values(), "parameters", *errors, "ao / reference"]
+    print(f"\n| {' | '.join(columns)} |\n|{'---|' * len(columns)}")
+    for name, members in groups.items():
+        row = [name, members[0]["what"], *(f"{np.mean([run[key] for run in members]):.4g}" for key in sizes)]
+        row += [str(members[0]["parameters"])]
+        row += [f"{np.mean([run['validation'][key] for run in members]):.4g}" for key in ERRORS]
+        ratios = [run["ratios"]["validation_ao_meh"] for run in members if run["ratios"]]
+        each = f" ({', '.join(f'{ratio:.3f}' for ratio in ratios)})" if len(ratios) > 1 else ""
+        print(f"| {' | '.join([*row, f'{np.mean(ratios):.3f}{each}' if ratios else '-'])} |")
+
+
+def parsed(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--list", action="store_true", help="list the variants and do nothing")
+    parser.add_argument("--variants", nargs="+", choices=list(VARIANTS), metavar="NAME", help="default: all")
+    parser.add_argument("--seconds", type=float, default=240.0, help="processor time of each training (default 240)")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="of weights, order and split (default 0)")
+    parser.add_argument("--labels", type=Path, help="training labels (default: those of ethanol.toml)")
+    parser.add_argument("--limit", type=int, default=1000, help="labels, validation included (default 1000)")
+    parser.add_argument("--work", type=Path, default=ROOT / "runs" / "md17" / "ablation", help="for files on the way")
+    parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results" / "md17_ablation.json")
+    arguments = parser.parse_args(argv)
+    if not arguments.seconds > 0:
+        parser.error(f"--seconds {arguments.seconds:g} must be positive")
+    return arguments
+
+
+def main() -> None:
+    """Trains, writes, draws."""
+    arguments = parsed()
+    if arguments.list:
+        print("\n".join(f"{name:<20} {variant.what}" for name, variant in VARIANTS.items()))
+        return
+    torch.set_num_threads(1)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    runs, failed = read_runs(arguments.out), False
+    arguments.out.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        arguments.labels = arguments.labels or labels_of("ethanol")
+        check_count(arguments.labels, arguments.limit)
+        for name, seed in ((name, seed) for seed in arguments.seeds for name in arguments.variants or VARIANTS):
+            try:
+                new = one_run(name, seed, arguments, runs)
+            except RuntimeError as error:  # of a loss that was not finite
+                new, failed = False, True
+                print(f"{name}, seed {seed}: failed: {error}", file=sys.stderr, flush=True)
+            if new:
+                with written_whole(arguments.out) as path:
+                    path.write_text(json.dumps({"runs": runs}, indent=1) + "\n")
+    except (ValueError, OSError) as error:
+        sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        sys.exit("interrupted: the variants that are done are kept; run the same command again to go on")
+    groups, picture = chosen_runs(runs, arguments), arguments.out.with_suffix(".png")
+    plot(groups, picture)
+    show(groups)
+    print(f"\n{arguments.out}, {picture.name}")
+    sys.exit(1 if failed else 0)
+
+
+if __name__ == "__main__":
+    main()
