@@ -206,10 +206,15 @@ VARIANTS = {
     "ao-occupied-virtual": _set("loss", "AO and occupied-virtual, no energies", orthonormal=0.0, **_NO_ENERGIES),
     "no-energies": _set("loss", "AO, orthonormal and occupied-virtual, no energies", **_NO_ENERGIES),
     "no-orthonormal": _set("loss", "no orthonormal term", orthonormal=0.0),
-    "ao-3": _set("loss", "three times the weight on AO", ao=3.0),
+    "orthonormal": _set("loss", "orthonormal 0.2 instead of 0.01", orthonormal=0.2),
+    "occupied-virtual": _set("loss", "occupied-virtual 1 instead of 0.2", occupied_virtual=1.0),
+    "fast": _set("loss", "energies 0.5 and 0.05 instead of 0.05 and 0.001", energy=0.5, fast=0.05),
+    "first-weights": _set(
+        "loss", "1, 0.2, 0.1, 0.5, 0.05", ao=1.0, orthonormal=0.2, occupied_virtual=0.1, energy=0.5, fast=0.05
+    ),
     "late-metrics": Variant(
         "five times the weight on orthonormal and occupied-virtual in the last third of the steps",
-        late={"orthonormal": 1.0, "occupied_virtual": 0.5},
+        late={"orthonormal": 0.05, "occupied_virtual": 1.0},
     ),
     "gradients": _set("loss", "gradients of the fast mode too, weight 0.2", gradient=0.2),
     "adamw": Variant("AdamW alone", optimizer=AdamWAlone),
@@ -218,6 +223,7 @@ VARIANTS = {
     ),
     "rate-1e-3": _set("training", "learning rate 1e-3 instead of 2.5e-3", learning_rate=1e-3),
     "rate-5e-3": _set("training", "learning rate 5e-3", learning_rate=5e-3),
+    "weight-decay": _set("training", "weight decay 0.1", weight_decay=0.1),
     "constant-rate": Variant("learning rate constant after the warm-up", optimizer=ConstantRate),
     "batch-4": _set("training", "batches of 4 instead of 8", batch=4),
     "batch-16": _set("training", "batches of 16", batch=16),
