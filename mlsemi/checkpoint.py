@@ -23,7 +23,7 @@ from mlsemi.nn.network import NetworkConfig
 FORMAT_VERSION = 2
 _KEY = "mlsemi"
 
-ADDED = ("network.state_embedding.", "network.charge_potential.", "network.spin_")
+ADDED = ("network.state_embedding.", "network.charge_potential.", "network.charge_transfer.", "network.spin_")
 """Beginnings of the names of what a network has for charges and open shells."""
 
 
@@ -47,7 +47,7 @@ class Header:
         network: size of the network.
         overlap_floor: see `mlsemi.engine.Engine`.
         domain: what the model was trained on: `charges`, `spins`, `states` (lists; pairs of both), `max_atoms`,
-            `max_heavy_atoms`, and `formulas` if they are few.
+            `max_heavy_atoms`, `max_fragments`, and `formulas` if they are few.
         difference_domain: the same of the labels of the energy network; empty without one.
         training: labels, steps, seed, versions: the record of the training.
         members: sizes of the further members, see `mlsemi.engine.Engine`.
@@ -192,13 +192,13 @@ def read_header(path: str | Path) -> Header:
 
 
 def load_extended(path: str | Path, network: NetworkConfig) -> tuple[Header, Engine]:
-    """As `load`, but for training further, with a network that may also see charges and open shells.
+    """As `load`, but for training further, with a network that may also see charges and open shells, and have charges.
 
     What the checkpoint lacks for that keeps its initialization; its further members and its calibration are left out.
 
     Args:
         path: the checkpoint.
-        network: that of the checkpoint, where `charges` and `open_shells` may be added.
+        network: that of the checkpoint, where `charges`, `partial_charges` and `open_shells` may be added.
 
     Raises:
         ValueError: as `load`, or if the network differs in anything else, or has an energy network beside it.
@@ -209,12 +209,12 @@ def load_extended(path: str | Path, network: NetworkConfig) -> tuple[Header, Eng
             f"{path} was fine-tuned to energies of {header.energy_method} by a network of their own, which is not "
             "trained further: start from the model that it was made from"
         )
-    flags = ("charges", "open_shells")
+    flags = ("charges", "partial_charges", "open_shells")
     lost = [name for name in flags if getattr(header.network, name) and not getattr(network, name)]
     if lost or replace(header.network, **{name: getattr(network, name) for name in flags}) != network:
         raise ValueError(
-            f"{path} has network {header.network}, the configuration {network}: they must agree, but for charges and "
-            "open_shells, which may be added"
+            f"{path} has network {header.network}, the configuration {network}: they must agree, but for charges, "
+            "partial_charges and open_shells, which may be added"
         )
     # what its error estimates are worth is not known of what it is trained to
     header = replace(header, network=network, members=(), calibration={})

@@ -22,6 +22,9 @@ COVALENT_RADII_ANGSTROM = np.array([
 BOND_TOLERANCE_ANGSTROM = 0.45
 """Atoms nearer than the sum of their radii and this are bonded: Open Babel's rule (J. Cheminf. 3, 33 (2011))."""
 
+SEPARATE_ANGSTROM = 1.0
+"""Atoms farther apart than the sum of their radii and this are of two molecules, not of a stretched bond."""
+
 SIZE_LIMIT = 1.5
 """A molecule with more atoms than this times the largest one of the training is worth a warning."""
 
@@ -39,14 +42,19 @@ _LISTED = 5
 _OTHERS = " (`mlsemi models` lists what others cover)"
 
 
-def n_fragments(molecule: Molecule) -> int:
-    """Number of fragments without a covalent bond between them."""
+def n_fragments(molecule: Molecule, *, tolerance_angstrom: float = BOND_TOLERANCE_ANGSTROM) -> int:
+    """Number of fragments without a covalent bond between them.
+
+    Args:
+        molecule: one or several molecules.
+        tolerance_angstrom: atoms nearer than the sum of their radii and this are bonded.
+    """
     if molecule.n_atoms == 1:
         return 1
     from scipy.sparse import csr_array
     from scipy.sparse.csgraph import connected_components
 
-    radii = (COVALENT_RADII_ANGSTROM[molecule.numbers] + BOND_TOLERANCE_ANGSTROM / 2) / BOHR_IN_ANGSTROM
+    radii = (COVALENT_RADII_ANGSTROM[molecule.numbers] + tolerance_angstrom / 2) / BOHR_IN_ANGSTROM
     distance = np.linalg.norm(molecule.positions[:, None] - molecule.positions, axis=-1)
     return int(connected_components(csr_array(distance < radii[:, None] + radii), directed=False)[0])
 
@@ -95,7 +103,8 @@ def doubts(molecule: Molecule, domain: Mapping[str, Any]) -> tuple[str, ...]:
 
     Args:
         molecule: what is asked for.
-        domain: `max_atoms`, `max_heavy_atoms` and `formulas` of the training; what is missing or empty is not checked.
+        domain: `max_atoms`, `max_heavy_atoms` and `formulas` of the training, what is missing or empty is not checked;
+            and `max_fragments`, one if it is missing.
     """
     found = []
     formulas: Sequence[str] = domain.get("formulas") or []
@@ -114,11 +123,12 @@ def doubts(molecule: Molecule, domain: Mapping[str, Any]) -> tuple[str, ...]:
             f"{molecule.n_heavy_atoms} atoms other than H, the training has at most {heavy}: errors have not been "
             "measured there"
         )
-    fragments = n_fragments(molecule)
-    if fragments > 1:
+    fragments, trained = n_fragments(molecule), domain.get("max_fragments", 1)
+    if fragments > trained:
+        on = "connected molecules" if trained == 1 else f"at most {trained}"
         found.append(
-            f"{fragments} fragments without a bond between them: the model was trained on connected molecules, and "
-            "the interaction of fragments is not reliable"
+            f"{fragments} fragments without a bond between them: the model was trained on {on}, and the interaction of "
+            "fragments is not reliable"
         )
     return tuple(found)
 

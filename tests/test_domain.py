@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from mlsemi.domain import doubts, implausible
+from mlsemi.domain import SEPARATE_ANGSTROM, doubts, implausible, n_fragments
 from mlsemi.molecule import Molecule
 
 
@@ -24,3 +24,19 @@ def test_more_heavy_atoms_than_trained_is_doubted():
     (reason,) = doubts(benzene, domain)
     assert reason.startswith("6 atoms other than H, the training has at most 5")
     assert doubts(benzene, {**domain, "max_heavy_atoms": 6}) == ()
+
+
+def test_several_molecules_are_doubted_unless_so_many_were_trained():
+    line = Molecule.from_angstrom([2, 2, 2], [[0, 0, 0], [4, 0, 0], [8, 0, 0]])
+    (reason,) = doubts(line, {})
+    assert "trained on connected molecules" in reason
+    (reason,) = doubts(line, {"max_fragments": 2})
+    assert reason.startswith("3 fragments") and "trained on at most 2" in reason
+    assert doubts(line, {"max_fragments": 3}) == ()
+
+
+def test_a_stretched_bond_does_not_make_two_molecules():
+    """C-C at 1.4 times its length counts as broken for a warning, but a label of it does not teach two molecules."""
+    stretched = Molecule.from_angstrom([6, 6], [[0, 0, 0], [0, 0, 1.4 * 1.54]])
+    assert n_fragments(stretched) == 2
+    assert n_fragments(stretched, tolerance_angstrom=SEPARATE_ANGSTROM) == 1

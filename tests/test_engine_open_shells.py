@@ -6,6 +6,7 @@ import torch
 
 from mlsemi.layout import AOLayout
 from mlsemi.molecule import Molecule
+from mlsemi.nn.charges import atom_potential
 
 WATER = Molecule.from_angstrom([8, 1, 1], [[0.01, 0.06, 0.02], [-0.78, -0.49, 0.1], [0.76, -0.52, -0.1]])
 HYDROGEN = Molecule.from_angstrom([1, 1], [[0, 0, 0.1], [0, 0, 0.86]])
@@ -109,8 +110,12 @@ def test_the_potential_of_a_charge_has_no_cutoff(open_engine):
     batch = open_engine.batch([Molecule([8, 1], [[0, 0, 0], [0, 0, 60.0]], charge=-1), WATER])
     network = open_engine.network
     element = network.slots.element_index(batch.numbers)
-    excess = torch.tensor([-1.0, 0.0, 5.0, 5.0, 5.0], dtype=torch.float64)
-    felt = network.charge_potential.potential(excess, element, batch)
-    # electrons are repelled by the excess electron; neutral molecules have no such term
+    excess = torch.tensor([-1.0, 0.0, 0.0, 0.0, 0.0], dtype=torch.float64)
+    felt = atom_potential(excess, network.charge_potential.softening[element], batch)
+    # electrons are repelled by the excess electron
     assert float(felt[1]) == pytest.approx(1 / np.hypot(60.0, 2.5), rel=1e-12)
+    # neutral molecules have no such term, whatever their features
+    scalars = torch.randn(5, network.config.natural, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    felt = network.charge_potential(scalars, element, batch)
+    assert float(felt[:2].abs().min()) > 0.01
     assert felt[2:].tolist() == [0, 0, 0]

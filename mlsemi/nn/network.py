@@ -11,7 +11,7 @@ from torch.nn.functional import silu
 from mlsemi.batch import Batch
 from mlsemi.blocks import BlockMap, Blocks, Slots
 from mlsemi.frames import BondFrames
-from mlsemi.nn.charges import ChargePotential, StateEmbedding, potential_matrix
+from mlsemi.nn.charges import ChargePotential, ChargeTransfer, StateEmbedding, potential_matrix
 from mlsemi.nn.interaction import AtomUpdate, BondUpdate, Message
 from mlsemi.nn.radial import ExponentialNormal, envelope
 from mlsemi.nn.readout import AtomReadout, EnergyReadout, PairReadout
@@ -35,6 +35,7 @@ class NetworkConfig:
         reach: largest distance over which an atom sees a neighbour in one layer [bohr]; the cutoff if that is less.
         neighbours: typical number of neighbours of an atom.
         charges: see the charge of a molecule, and give ions the potential of their excess charge.
+        partial_charges: give atoms partial charges, whose potential has no cutoff.
         open_shells: see the spin of a molecule, and give a Fock matrix for each spin.
     """
 
@@ -49,6 +50,7 @@ class NetworkConfig:
     reach: float = 14.0
     neighbours: float = 8.0
     charges: bool = False
+    partial_charges: bool = False
     open_shells: bool = False
 
     def bond_widths(self, l_max: int) -> list[int]:
@@ -64,7 +66,7 @@ class NetworkOutput:
         blocks: correction of F0, the mean over both spins [Eh].
         atom_energy: atomic energies of the fast mode [Eh], shape (atom,), float64.
         spin_blocks: (F_alpha - F_beta) / 2 [Eh], zero for closed shells; None if the batch holds no other.
-        potential: of the excess charge at each atom [Eh], shape (atom,); None if the batch holds no ion.
+        potential: of excess and partial charges at each atom [Eh], shape (atom,); None if there are none.
     """
 
     blocks: Blocks
@@ -264,6 +266,8 @@ class FockNetwork(Trunk):
         self._add_state_embedding()
         if config.charges:
             self.charge_potential = ChargePotential(config.natural, n)
+        if config.partial_charges:
+            self.charge_transfer = ChargeTransfer(widths[0], n)
         if config.open_shells:
             self.spin_pair_readout = PairReadout(slots, widths, n * n)
             self.spin_atom_readout = AtomReadout(slots, channels)
@@ -303,8 +307,16 @@ class FockNetwork(Trunk):
             read(self.pair_readout, self.atom_readout),
             self.energy_readout(seen.invariant, seen.element, seen.state[0], seen.pair_type, seen.near, i),
             spin_blocks,
-            self.charge_potential(seen.invariant, seen.element, batch) if charged else None,
+            self._potential(seen, batch, charged=charged),
         )
+
+    def _potential(self, seen: Representation, batch: Batch, *, charged: bool) -> Tensor | None:
+        """Of all charges at each atom [Eh], shape (atom,)."""
+        found = self.charge_potential(seen.invariant, seen.element, batch) if charged else None
+        if not self.config.partial_charges:
+            return found
+        partial = self.charge_transfer(seen.state[0], seen.pair_type, seen.near, seen.element, batch)
+        return partial if found is None else found + partial
 
 
 class EnergyNetwork(Trunk):

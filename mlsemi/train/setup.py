@@ -19,6 +19,7 @@ import mlsemi
 from mlsemi import checkpoint
 from mlsemi.data.smiles import side_of
 from mlsemi.data.store import LabelStore, molecule_key
+from mlsemi.domain import SEPARATE_ANGSTROM, n_fragments
 from mlsemi.engine import Engine
 from mlsemi.molecule import Molecule
 from mlsemi.train.config import Config
@@ -256,6 +257,7 @@ def _header(config: Config, store: LabelStore, used: Sequence[Any], counts: list
         "states": sorted({(m.charge, m.spin) for m in used}),
         "max_atoms": max(m.n_atoms for m in used),
         "max_heavy_atoms": max(m.n_heavy_atoms for m in used),
+        "max_fragments": max(n_fragments(m, tolerance_angstrom=SEPARATE_ANGSTROM) for m in used),
         "formulas": sorted({m.formula for m in used}) if len({m.formula for m in used}) <= 20 else [],
     }
     training = {

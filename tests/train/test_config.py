@@ -1,5 +1,7 @@
 """Configurations: read, and refused with the place named."""
 
+from pathlib import Path
+
 import pytest
 
 from mlsemi.train.config import DataConfig, LossConfig, read_config
@@ -21,6 +23,16 @@ def test_one_label_file_needs_no_list(tmp_path):
     path = tmp_path / "one.toml"
     path.write_text('[data]\nlabels = "a.h5"\n')
     assert read_config(path).data.labels == (str(tmp_path / "a.h5"),)
+
+
+BENCHMARKS = sorted((Path(__file__).resolve().parents[2] / "benchmarks").rglob("*.toml"))
+
+
+@pytest.mark.parametrize("path", BENCHMARKS, ids=lambda path: path.stem)
+def test_the_configurations_of_the_benchmarks_are_valid(path):
+    config = read_config(path)
+    assert all(label.endswith(".h5") for label in config.data.labels)
+    assert config.training.threads == 1  # as results.md says of all of them
 
 
 @pytest.mark.parametrize(

@@ -199,7 +199,9 @@ def test_charges_and_open_shells_can_be_added_to_a_model(configure, build_quickl
     assert grown.predict(shaken).energy == pytest.approx(base.predict(shaken).energy, abs=1e-6)
     scale = grown.engine.network.spin_atom_readout.scale
     assert 1e-4 < float(scale.max()) < 1
-    with pytest.raises(ValueError, match="they must agree, but for charges and open_shells, which may be added"):
+    with pytest.raises(
+        ValueError, match="they must agree, but for charges, partial_charges and open_shells, which may be added"
+    ):
         train(
             configure("third", labels=labels, limit=24, network={"open_shells": True, "charges": True, "layers": 0}),
             start=second,
