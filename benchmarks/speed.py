@@ -1,15 +1,16 @@
-"""Speed of the shipped network on one core, against PySCF and against QHNet's published-size figures.
+"""Speed of the shipped networks on one core, against PySCF and against QHNet and SPHNet at their published sizes.
 
     python benchmarks/speed.py [--model organic-b3lyp-def2svp] [--parts scf stages sizes network frames]
 
 scf: a whole fast prediction of ethanol with orbitals, model already loaded, beside PySCF's SCF at the same level.
 stages: time per molecule of S + T + dipole integrals, F0, network and eigenproblem for three molecules.
 sizes: the same stages for alkanes of up to 101 atoms, with the pairs that the network sees and the memory it takes.
-network: forward and training step per molecule, ethanol in batches of 8, against QHNet scaled by a fixed kernel.
+network: forward and training step per molecule, ethanol in batches of 8, against QHNet and SPHNet scaled by a fixed
+    kernel; with the model of --network-model, all networks of it together.
 frames: 1,000 ethanol frames through the command line, the start of the process included.
 
 One process, one thread. Times are medians of wall time, those of the processor (CPU) beside them: on a machine that
-others use too the wall times are longer, and ratios of CPU times are the fair ones; QHNet's figures are CPU times.
+others use too the wall times are longer, and ratios of CPU times are the fair ones; those of the peers are CPU times.
 Parts that are not asked for keep their figures in the JSON file; each part has its date.
 """
 
@@ -50,9 +51,13 @@ ALKANES = (2, 6, 11, 16, 21, 26, 33)
 DISPLACEMENT = 0.02
 """Standard deviation of the displacements that make unlike frames [angstrom]."""
 
-QHNET = {"forward": 206.0, "forward and backward": 681.0}
-"""QHNet at its published size (20.4 M parameters, random weights), ethanol, batch of 8, one core [ms per molecule]."""
-QHNET_KERNEL = 0.32
+FORWARD, STEP = "forward", "forward and backward"
+PEERS = {"QHNet": {FORWARD: 206.0, STEP: 681.0}, "SPHNet": {FORWARD: 62.0, STEP: 225.0}}
+"""At their published sizes (20.4 and 18 M parameters, random weights), ethanol, batch of 8, one core: CPU time of a
+molecule [ms]."""
+TARGETS = {"QHNet": {FORWARD: 15, STEP: 10}, "SPHNet": {FORWARD: 5, STEP: 4}}
+"""How many times faster ours must be."""
+PEERS_KERNEL = 0.32
 """LAPACK's F C = S C eps, 72 orbitals in float64, on the core where those were measured [ms]."""
 KERNEL_SIZE = 72
 
@@ -240,37 +245,37 @@ def _peak_bytes() -> int:
 
 
 def network(model: Model, repeats: int) -> dict[str, Any]:
-    """(c) Network and training step against QHNet."""
+    """(c) Network and training step against the peers."""
     kernel = _kernel(model, 200)
-    size = 8
-    forward, step = _network_times(model, size, repeats)
-    scale = kernel.wall / QHNET_KERNEL, kernel.cpu / QHNET_KERNEL
-    parameters = sum(p.numel() for p in model.engine.network.parameters())
-    print(f"\n### Ethanol in batches of {size}, per molecule: network ({parameters / 1e6:.2f} M parameters), float32\n")
-    print(f"Kernel (LAPACK F C = S C eps, n = {KERNEL_SIZE}): {kernel} ms here, {QHNET_KERNEL} ms beside QHNet.\n")
-    print("| | mlsemi, wall (CPU), ms | QHNet there, scaled, ms | ratio unscaled (CPU) | scaled (CPU) | target |")
-    print("|---|---|---|---|---|---|")
-    rows = {}
-    cases = [("forward", forward, 15), ("forward and backward", step, 10)]
-    for name, ours, target in cases:
-        there = QHNET[name]
-        title = name if name == "forward" else "training step (ours: losses, backward, clipping, Muon, moving average)"
-        row = vars(ours) | {
-            "qhnet_there_ms": there,
-            "qhnet_scaled_cpu_ms": there * scale[1],
-            "ratio_unscaled_wall": there / ours.wall,
-            "ratio_unscaled_cpu": there / ours.cpu,
-            "ratio_scaled_wall": there * scale[0] / ours.wall,
-            "ratio_scaled_cpu": there * scale[1] / ours.cpu,
-            "target": target,
-        }
-        print(
-            f"| {title} | {ours} | {there:.0f}, {row['qhnet_scaled_cpu_ms']:.0f} "
-            f"| {row['ratio_unscaled_wall']:.1f} ({row['ratio_unscaled_cpu']:.1f}) "
-            f"| {row['ratio_scaled_wall']:.1f} ({row['ratio_scaled_cpu']:.1f}) | {target} |"
-        )
-        rows[name] = row
-    return {"kernel": vars(kernel) | {"there_ms": QHNET_KERNEL}, "parameters": parameters, "batch": size, "rows": rows}
+    size, engine = 8, model.engine
+    ours = dict(zip((FORWARD, STEP), _network_times(model, size, repeats), strict=True))
+    scale = kernel.cpu / PEERS_KERNEL
+    parts = [part for part in (engine.network, engine.energy_network) if part is not None]
+    parameters = sum(p.numel() for part in parts for p in part.parameters())
+    print(f"\n### Ethanol in batches of {size}, per molecule: {model.name}, {parameters / 1e6:.2f} M parameters\n")
+    print(f"Kernel (LAPACK F C = S C eps, n = {KERNEL_SIZE}): {kernel} ms here, {PEERS_KERNEL} ms beside the peers.\n")
+    print(
+        "| | mlsemi, wall (CPU), ms | peer | there, ms | scaled, ms | ratio unscaled (CPU) | scaled (CPU) | target |\n"
+        f"|{'---|' * 8}"
+    )
+    titles = {FORWARD: FORWARD, STEP: "training step (ours: losses, backward, clipping, Muon, moving average)"}
+    rows: dict[str, Any] = {name: vars(timing) for name, timing in ours.items()}
+    for peer, times in PEERS.items():
+        for name, there in times.items():
+            row = {
+                "there_ms": there,
+                "scaled_ms": there * scale,
+                "ratio_unscaled": there / ours[name].cpu,
+                "ratio_scaled": there * scale / ours[name].cpu,
+                "target": TARGETS[peer][name],
+            }
+            print(
+                f"| {titles[name]} | {ours[name]} | {peer} | {there:.0f} | {row['scaled_ms']:.0f} "
+                f"| {row['ratio_unscaled']:.1f} | {row['ratio_scaled']:.1f} | {row['target']} |"
+            )
+            rows[name] |= {peer: row}
+    about = {"kernel": vars(kernel) | {"there_ms": PEERS_KERNEL}, "parameters": parameters, "batch": size}
+    return {**about, "rows": rows}
 
 
 def _kernel(model: Model, repeats: int) -> Timing:
@@ -299,7 +304,8 @@ def _network_times(model: Model, size: int, repeats: int) -> tuple[Timing, Timin
     with torch.no_grad():
         batch = engine.batch(molecules)
         exact = engine.integrals(batch)
-        forward = measure(lambda: engine.network(batch, exact.frames), repeats)
+        networks = [part for part in (engine.network, engine.energy_network) if part is not None]
+        forward = measure(lambda: [part(batch, exact.frames) for part in networks], repeats)
         state = engine(batch).state
         values, vectors = torch.linalg.eigh(exact.overlap)
         root = (vectors / values.sqrt()[:, None]) @ vectors.mT
@@ -390,6 +396,7 @@ def environment() -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default=DEFAULT_MODEL, help="shipped model or checkpoint")
+    parser.add_argument("--network-model", default="ethanol-pbe-def2svp", help="that of the part network")
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--repeats", type=int, default=21, help="calls of which the median is taken")
     parser.add_argument("--rounds", type=int, default=3, help="SCF calculations, each after --repeats predictions")
@@ -401,11 +408,12 @@ def main() -> None:
         os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, **SINGLE})
     torch.set_num_threads(1)
     model = load(arguments.model)
+    of_network = load(arguments.network_model) if "network" in arguments.parts else model
     jobs: dict[str, Callable[[], dict[str, Any]]] = {
         "scf": lambda: scf(model, arguments.repeats, arguments.rounds),
         "stages": lambda: stages(model, arguments.repeats),
         "sizes": lambda: sizes(model, arguments.repeats),
-        "network": lambda: network(model, arguments.repeats),
+        "network": lambda: network(of_network, arguments.repeats),
         "frames": lambda: frames(arguments.model, arguments.frames),
     }
     found = json.loads(arguments.out.read_text()) if arguments.out.is_file() else {}
@@ -413,7 +421,8 @@ def main() -> None:
     for part in arguments.parts:
         around = environment()
         result = jobs[part]()
-        found[part] = {"model": model.name, "environment": around, **result}
+        of_part = of_network if part == "network" else model
+        found[part] = {"model": of_part.name, "environment": around, **result}
         with written_whole(arguments.out) as path:
             path.write_text(json.dumps(found, indent=1) + "\n")
     around = environment()

@@ -157,7 +157,7 @@ def main() -> None:
         made.append(molecule)
         print(f"\r{len(made)} frames", end="", file=sys.stderr, flush=True)
     with written_whole(arguments.out) as path:
-        path.write_text("".join(molecule.to_xyz(molecule.name) for molecule in made))
+        path.write_text("".join(molecule.to_xyz(f'smiles="{molecule.name}"') for molecule in made))
     print(f"\n{arguments.out}", file=sys.stderr)
 
 
