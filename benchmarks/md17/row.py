@@ -79,6 +79,16 @@ def commands(molecule: str, frames: Path, jobs: int) -> list[list[str]]:
     return found
 
 
+def finished(command: Sequence[str]) -> int:
+    """Exit status of a command, which gets a Ctrl-C too and is left the time to save what it has."""
+    with subprocess.Popen(command, cwd=ROOT) as process:
+        while True:
+            try:
+                return process.wait()
+            except KeyboardInterrupt:
+                print("waiting for it to end", file=sys.stderr, flush=True)
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """Shows or runs the commands."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -97,7 +107,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     (ROOT / LABELS).mkdir(parents=True, exist_ok=True)
     for command in commands(arguments.molecule, frames, arguments.jobs):
         print(f"$ {shlex.join(command)}", flush=True)
-        if not arguments.show and (status := subprocess.run(command, cwd=ROOT).returncode):
+        if not arguments.show and (status := finished(command)):
             sys.exit(f"that ended with status {status}; run the same command again to go on")
 
 
