@@ -24,7 +24,7 @@ FORMAT_VERSION = 2
 _KEY = "mlsemi"
 
 ADDED = ("network.state_embedding.", "network.charge_potential.", "network.charge_transfer.", "network.spin_")
-"""Beginnings of the names of what a network has for charges and open shells."""
+"""Beginnings of the names of what a network has for charges, of molecules and of atoms, and for open shells."""
 
 
 @dataclass(frozen=True)
