@@ -2,9 +2,9 @@
 
     OMP_NUM_THREADS=1 python benchmarks/organic/dimer.py [--model organic-b3lyp-def2svp]
 
-A hydrogen bond along the line of the oxygen atoms, molecules rigid. Printed for each O-O distance: the mean of |dF| over
-all elements [uEh], the mean of the diagonal elements of dF on donor and acceptor [mEh], and the error of the fast
-energy [kcal/mol].
+A hydrogen bond along the line of the oxygen atoms, molecules rigid. Printed for each O-O distance: the mean of |dF|
+over all elements [uEh], the mean of the diagonal elements of dF on donor and acceptor [mEh], and the error of the
+fast energy [kcal/mol].
 """
 
 from __future__ import annotations

@@ -176,13 +176,16 @@ def test_training_on_ions_and_radicals(configure, build_quickly, labels):
     assert found.metrics["s2_mae"] < 0.1
 
 
-def test_charges_and_open_shells_can_be_added_to_a_model(configure, build_quickly, labels, tmp_path):
+def test_charges_of_both_kinds_and_open_shells_can_be_added_to_a_model(configure, build_quickly, labels, tmp_path):
     with LabelStore.open(labels) as store:
         water = [store.record(i) for i in range(len(store)) if store.molecule(i).name == "O"]
         attrs = dict(store.attrs)
     write_store(tmp_path / "water.h5", water, attrs)
     first_config = configure("first", labels=tmp_path / "water.h5", limit=4)
-    config = configure("second", labels=labels, limit=24, network=OPEN, steps=1, validate_every=1, learning_rate=1e-12)
+    network = {**OPEN, "partial_charges": True}
+    config = configure(
+        "second", labels=labels, limit=24, network=network, steps=1, validate_every=1, learning_rate=1e-12
+    )
     build_quickly()
     first = train(first_config)
     second = train(config, start=first)
@@ -191,7 +194,7 @@ def test_charges_and_open_shells_can_be_added_to_a_model(configure, build_quickl
     for key, value in before.items():
         torch.testing.assert_close(after[key], value, atol=1e-9, rtol=1e-6)
     assert {key.split(".")[1] for key in set(after) - set(before)} == {
-        "state_embedding", "charge_potential", "spin_pair_readout", "spin_atom_readout",
+        "state_embedding", "charge_potential", "charge_transfer", "spin_pair_readout", "spin_atom_readout",
     }  # fmt: skip
     random = np.random.default_rng(1)
     shaken = molecule("O", random)
