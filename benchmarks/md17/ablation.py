@@ -13,9 +13,10 @@ of the same seed, on the same labels; several seeds say what a ratio is worth. T
 Run the same command again to go on: what is done with the same settings is kept.
 
 What is not here: `[network] charges = true` changes nothing of a neutral molecule (the potential of the excess charge
-and the embedding of charges are left out of the computation), so that the learned-charge term is a matter of ions.
-Dipoles are a term of fine-tuning only. All terms of the loss are computed whatever their weight, so that a weight of
-zero saves no time.
+and the embedding of charges are left out of the computation); `partial-charges` is the learned-charge term of neutral
+molecules. Dipoles are a term of fine-tuning only: to first order, their error is a sum over the occupied-virtual
+block of that of F, which is a term already. All terms of the loss are computed whatever their weight, so that a weight
+of zero saves no time.
 """
 
 from __future__ import annotations
@@ -201,6 +202,7 @@ VARIANTS = {
     "reach-6": _set("network", "messages within 6 bohr; the two-body part beyond stays", reach=6.0),
     "l-2": Variant("l <= 2 up to the last message, which has all l", network=order_at_most(2)),
     "l-3": Variant("l <= 3 up to the last message, which has all l", network=order_at_most(3)),
+    "partial-charges": _set("network", "partial charges, whose potential has no cutoff", partial_charges=True),
     "ao": _set("loss", "AO only, no energies", orthonormal=0.0, occupied_virtual=0.0, **_NO_ENERGIES),
     "ao-orthonormal": _set("loss", "AO and orthonormal, no energies", occupied_virtual=0.0, **_NO_ENERGIES),
     "ao-occupied-virtual": _set("loss", "AO and occupied-virtual, no energies", orthonormal=0.0, **_NO_ENERGIES),

@@ -1,8 +1,6 @@
 """The optimizer: Muon for the weight matrices of dense layers, AdamW for all else.
 
-Muon: K. Jordan et al., https://kellerjordan.github.io/posts/muon (2024), in torch's own implementation, its steps
-scaled to the size of those of AdamW (J. Liu et al., arXiv:2502.16982), so that both share learning rate and weight
-decay.
+The steps of both are of the same size, so that they share learning rate and weight decay.
 """
 
 from __future__ import annotations
@@ -12,6 +10,8 @@ from typing import Any
 
 import torch
 from torch import nn
+
+from mlsemi.train.muon import Muon
 
 SMALLEST_MATRIX = 8
 """Matrices with fewer rows or columns are left to AdamW: there is little to orthogonalize."""
@@ -35,14 +35,7 @@ class MuonAdamW:
                 torch.optim.AdamW(others, lr=learning_rate, weight_decay=weight_decay, betas=(0.9, 0.98))
             )
         if matrices:
-            self._parts.append(
-                torch.optim.Muon(
-                    list(matrices.values()),
-                    lr=learning_rate,
-                    weight_decay=weight_decay,
-                    adjust_lr_fn="match_rms_adamw",
-                )
-            )
+            self._parts.append(Muon(matrices.values(), lr=learning_rate, weight_decay=weight_decay))
 
     def set_learning_rate(self, rate: float) -> None:
         """Sets the learning rate of the next step."""
