@@ -24,19 +24,25 @@ LIMIT = 2.0
 """Root mean square that a tempered member of a bond state cannot exceed: a few times what is usual in training."""
 
 
-def tempered(state: Sequence[Tensor]) -> list[Tensor]:
-    """Each member of a bond state as x / sqrt(1 + <x^2> / LIMIT^2), the mean over its channels and (even, odd).
+def tempering(state: Sequence[Tensor]) -> list[Tensor]:
+    """Factors that temper a bond state: 1 / sqrt(1 + <x^2> / LIMIT^2) for each member, shape (pair, 1).
 
-    Hardly changes what is small; keeps gates and products from running away where a geometry is far from the training.
+    The mean is over the channels of the member and (even, odd). Hardly changes what is small; keeps gates and products
+    from running away where a geometry is far from the training.
     """
-    out = []
-    for x in state:
-        if x.shape[-1] == 0:
-            out.append(x)
-            continue
-        mean = (x * x).mean(tuple(range(1, x.dim())), keepdim=True)
-        out.append(x * torch.rsqrt(1 + mean / LIMIT**2))
-    return out
+    flat = [x.flatten(1) for x in state]
+    squares = [torch.linalg.vecdot(x, x)[:, None] / max(x.shape[1], 1) for x in flat]
+    return [torch.rsqrt(1 + square / LIMIT**2) for square in squares]
+
+
+def scaled(state: Sequence[Tensor], factors: Sequence[Tensor]) -> list[Tensor]:
+    """Members of a bond state times factors of shape (pair, channel) or (pair, 1)."""
+    return [x * (f if x.dim() == 2 else f[:, None]) for x, f in zip(state, factors, strict=True)]
+
+
+def tempered(state: Sequence[Tensor]) -> list[Tensor]:
+    """A bond state times its factors of `tempering`."""
+    return scaled(state, tempering(state))
 
 
 class BondUpdate(nn.Module):
@@ -79,16 +85,16 @@ class BondUpdate(nn.Module):
             a.index_select(0, i) + b.index_select(0, j)
             for a, b in zip(self.from_i(feature), self.from_j(feature), strict=True)
         ]
-        bond = to_bond(mixed, wigner, self.channels)
-        bond = tempered(concatenate(bond, state))
-        bond[0] = torch.cat([bond[0], radial], -1)
+        bond = concatenate(to_bond(mixed, wigner, self.channels), state)
+        first, *factors = tempering(bond)
+        bond[0] = torch.cat([bond[0] * first, radial], -1)
         hidden = self.into(bond)
         scales = self.radial(radial).split(self.widths, dim=-1)
-        hidden = [x * (s if x.dim() == 2 else s[:, None]) for x, s in zip(hidden, scales, strict=True)]
-        invariant = silu(hidden[0])
+        invariant = silu(hidden[0] * scales[0])
         gates = self.gate(invariant).split(self.widths[1:], dim=-1)
-        gated = [x * (g if x.dim() == 2 else g[:, None]) for x, g in zip(hidden[1:], gates, strict=True)]
-        hidden = tempered([invariant, *gated])
+        # the dense layer has commuted with the factors: they are cheaper here, where there are fewer channels
+        gates = [g * s * f for g, s, f in zip(gates, scales[1:], factors, strict=True)]
+        hidden = tempered([invariant, *scaled(hidden[1:], gates)])
         extra = products(hidden, self.product_width)
         hidden = [torch.cat([x, extra[k]], -1) if k < len(extra) else x for k, x in enumerate(hidden)]
         return [old + new for old, new in zip(state, self.out(hidden), strict=True)]
@@ -112,8 +118,8 @@ class Message(nn.Module):
         self, state: Sequence[Tensor], envelope: Tensor, pair: Tensor, wigner: Sequence[Tensor], n_atoms: int
     ) -> list[Tensor]:
         """Features, (atom, 2l + 1, channel) for each l."""
-        weighted = [x * (envelope[:, None] if x.dim() == 2 else envelope[:, None, None]) for x in self.out(state)]
-        feature = from_bond(weighted, wigner, self.channels)
+        message = self.out(state)
+        feature = from_bond(scaled(message, [envelope[:, None]] * len(message)), wigner, self.channels)
         return [x.new_zeros(n_atoms, *x.shape[1:]).index_add(0, pair[0], x) for x in feature]
 
 
