@@ -74,7 +74,7 @@ class Muon(torch.optim.Optimizer):
 
 
 def orthogonalized(matrices: Tensor) -> Tensor:
-    """Nearly U V^T of each matrix U diag(s) V^T: its singular values are 0.7 to 1.2, but for tiny ones.
+    """Nearly U V^T of each matrix U diag(s) V^T: its singular values are 0.6 to 1.25, but for tiny ones.
 
     Newton-Schulz iteration of fifth order.
 
