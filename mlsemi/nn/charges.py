@@ -107,7 +107,7 @@ class ChargeTransfer(nn.Module):
 
     def __init__(self, channels: int, n_elements: int) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.zeros(n_elements * n_elements, channels))
+        self.slope = nn.Parameter(torch.zeros(n_elements * n_elements, channels))
         self.softening = nn.Parameter(torch.full((n_elements,), SOFTENING))
 
     def charge(self, state: Tensor, pair_type: Tensor, near: Tensor, batch: Batch) -> Tensor:
@@ -119,7 +119,7 @@ class ChargeTransfer(nn.Module):
             near: envelope of each bond, shape (pair,).
             batch: the molecules.
         """
-        given = (state * self.weight[pair_type]).sum(-1)
+        given = (state * self.slope[pair_type]).sum(-1)
         moved = _LARGEST_TRANSFER * torch.tanh(0.5 * (given - given.index_select(0, batch.reverse))) * near
         return moved.new_zeros(len(batch.numbers)).index_add(0, batch.pair[0], moved)
 

@@ -27,7 +27,7 @@ class MuonAdamW:
     """
 
     def __init__(self, parameters: Mapping[str, nn.Parameter], *, learning_rate: float, weight_decay: float) -> None:
-        matrices = {name: p for name, p in parameters.items() if _is_matrix(name, p)}
+        matrices = dense_matrices(parameters)
         others = [p for name, p in parameters.items() if name not in matrices]
         self._parts: list[torch.optim.Optimizer] = []
         if others:
@@ -67,5 +67,13 @@ class MuonAdamW:
             part.load_state_dict(stored)
 
 
-def _is_matrix(name: str, parameter: nn.Parameter) -> bool:
-    return name.endswith("weight") and parameter.dim() == 2 and min(parameter.shape) >= SMALLEST_MATRIX
+def dense_matrices(parameters: Mapping[str, nn.Parameter]) -> dict[str, nn.Parameter]:
+    """Those that Muon steps: `...weight`, the name that only dense layers give, with both sides large enough.
+
+    Tables with a row for each element or pair of elements are no maps between channels, whatever their shape.
+    """
+    return {
+        name: p
+        for name, p in parameters.items()
+        if name.endswith("weight") and p.dim() == 2 and min(p.shape) >= SMALLEST_MATRIX
+    }

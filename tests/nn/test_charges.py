@@ -24,7 +24,7 @@ WATER = Molecule.from_angstrom([8, 1, 1], [[0.01, 0.06, 0.02], [-0.78, -0.49, 0.
 def network():
     torch.manual_seed(2)
     made = FockNetwork(SMALL, Slots.of(BASIS, [1, 8]), dtype=torch.float64).eval().requires_grad_(False)
-    made.charge_transfer.weight.normal_(std=0.3)
+    made.charge_transfer.slope.normal_(std=0.3)
     return made
 
 
@@ -97,7 +97,7 @@ def test_the_engine_is_equivariant_and_its_forces_exact(tiny_header, random_rota
     torch.manual_seed(5)
     header = replace(tiny_header, network=replace(tiny_header.network, partial_charges=True))
     engine = engine_of(header, dtype=torch.float64).eval().requires_grad_(False)
-    engine.network.charge_transfer.weight.normal_(std=0.3)
+    engine.network.charge_transfer.slope.normal_(std=0.3)
     molecule, rotation = two(6.0), random_rotation(improper=True)
 
     def energies(positions):
