@@ -30,7 +30,7 @@ class NetworkConfig:
         layers: rounds of messages between atoms.
         product: channels that are multiplied in the bond frame.
         radial: width of the radial embedding.
-        n_radial: number of radial functions.
+        n_radial: number of radial functions; few, and so wide ones, go on beyond the distances of the training.
         cutoff: largest distance of a pair [bohr]; beyond it the correction of a block is zero.
         reach: largest distance over which an atom sees a neighbour in one layer [bohr]; the cutoff if that is less.
         neighbours: typical number of neighbours of an atom.
@@ -45,7 +45,7 @@ class NetworkConfig:
     layers: int = 2
     product: int = 24
     radial: int = 64
-    n_radial: int = 32
+    n_radial: int = 8
     cutoff: float = 14.0
     reach: float = 14.0
     neighbours: float = 8.0

@@ -138,6 +138,8 @@ class Config:
         overlap_floor: see `mlsemi.engine.Engine`.
         data: labels.
         network: size.
+        named: sizes of the network that the file names; what is not named is that of the model to start from, if there
+            is one. None: all of them are meant.
         loss: weights.
         training: schedule.
         finetune: weights for training on observables; None trains on Fock matrices, with `loss`.
@@ -149,6 +151,7 @@ class Config:
     overlap_floor: float
     data: DataConfig
     network: NetworkConfig = field(default_factory=NetworkConfig)
+    named: frozenset[str] | None = None
     loss: LossConfig = field(default_factory=LossConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
     finetune: FinetuneConfig | None = None
@@ -198,6 +201,7 @@ def read_config(path: str | Path) -> Config:
         output=folder / str(data.get("output", f"runs/{name}")),
         baseline=str(data.get("baseline", "atoms")),
         overlap_floor=_number(data.get("overlap_floor", 0.0), "overlap_floor", path),
+        named=frozenset(data.get("network", {})),
         **built,
     )
     _check(config, path)

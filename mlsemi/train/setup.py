@@ -8,7 +8,7 @@ import platform
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from mlsemi.data.store import LabelStore, molecule_key
 from mlsemi.domain import SEPARATE_ANGSTROM, n_fragments
 from mlsemi.engine import Engine
 from mlsemi.molecule import Molecule
+from mlsemi.nn.network import NetworkConfig
 from mlsemi.train.config import Config
 from mlsemi.train.difference import differences_objective
 from mlsemi.train.finetune import observables_objective
@@ -137,16 +138,22 @@ def _prepare(
 
 
 def _of_base(config: Config, start: str | Path | None) -> Config:
-    """For fine-tuning: the configuration with the network, F0 and filter of the model to start from.
+    """The configuration with the sizes of the network that it does not name from the model to start from.
+
+    For fine-tuning all of the network, F0 and filter are that model's.
 
     Raises:
-        ValueError: if there is none.
+        ValueError: for fine-tuning without one.
     """
-    if config.finetune is None:
-        return config
     if start is None:
-        raise ValueError("[finetune] needs a trained model to start from: give one with --from")
+        if config.finetune is not None:
+            raise ValueError("[finetune] needs a trained model to start from: give one with --from")
+        return config
     base = checkpoint.read_header(start)
+    if config.finetune is None:
+        named = {f.name for f in fields(NetworkConfig)} if config.named is None else config.named
+        network = replace(base.network, **{name: getattr(config.network, name) for name in named})
+        return replace(config, network=network)
     return replace(config, network=base.network, baseline=base.baseline, overlap_floor=base.overlap_floor)
 
 

@@ -11,6 +11,8 @@ from safetensors.torch import load_file
 
 from mlsemi.checkpoint import read_header
 from mlsemi.data.store import LabelStore, write_store
+from mlsemi.nn.network import NetworkConfig
+from mlsemi.train.config import read_config
 from mlsemi.train.loop import train
 from mlsemi.train.objective import Objective
 from mlsemi.train.plots import plot_curves
@@ -230,6 +232,16 @@ def test_training_goes_on_from_a_model(configure):
         torch.testing.assert_close(after[key], value, atol=1e-9, rtol=1e-6)
     assert read_header(second).training["started_from"]["training"]["steps"] == 6
     assert train(config, start=first) == second
+
+
+def test_sizes_that_are_not_named_are_those_of_the_model(configure, tmp_path):
+    first = train(configure("first", limit=10))
+    config = configure("second", limit=10, steps=1, validate_every=1)
+    path = tmp_path / "second.toml"
+    before, _, rest = path.read_text().partition("[network]")
+    path.write_text(before + "[network]\ncharges = true\n[loss]" + rest.partition("[loss]")[2])
+    second = read_header(train(read_config(path), start=first)).network
+    assert second == replace(config.network, charges=True) != NetworkConfig(charges=True)
 
 
 def test_a_model_that_does_not_fit_is_refused(configure, tmp_path):
