@@ -2,7 +2,7 @@
 
     python benchmarks/md17/ablation.py [--seconds 240] [--variants attention l-2] [--seeds 0 1] | --list
 
-A variant is `ethanol.toml` with one thing changed. Its steps are timed first (processor time of one thread, samples
+A variant is `ablation.toml` with one thing changed. Its steps are timed first (processor time of one thread, samples
 prepared, no validation) by turns with those of the reference: the load of the machine, which changes such times by
 tens of percent, favours neither. As many steps as fit into `--seconds` then follow from fresh weights, and the cosine
 of the learning rate ends with them. The warm-up is a tenth of the steps at most and the moving average of the weights
@@ -187,7 +187,7 @@ _HALF = {"natural": 24, "unnatural": 8, "bond": [56, 8, 32, 20, 8, 4], "product"
 _WIDE = {"natural": 72, "unnatural": 24, "bond": [168, 24, 96, 60, 24, 12], "product": 36}
 _NATURAL = {"unnatural": 0, "bond": [112, 0, 64, 40, 16, 8]}
 VARIANTS = {
-    REFERENCE: Variant("ethanol.toml"),
+    REFERENCE: Variant("ablation.toml"),
     "f0-sap": Variant("F0: superposition of atomic potentials", {"baseline": "sap"}),
     "f0-none": Variant("no F0", {"baseline": "none"}),
     "layers-1": _set("network", "one round of messages instead of two", layers=1),
@@ -343,8 +343,8 @@ def measured(trial: Trial, reference: Trial, seconds: float, reference_s: float 
 
 
 def tables_of_variant(name: str, limit: int, seed: int) -> dict[str, Any]:
-    """`ethanol.toml` with the changes of a variant; the steps are not in it, they follow from its speed."""
-    tables = tables_of("ethanol", limit, None, seed)
+    """`ablation.toml` with the changes of a variant; the steps are not in it, they follow from its speed."""
+    tables = tables_of("ablation", limit, None, seed)
     left_out = ("steps", "validate_every")
     tables["training"] = {k: v for k, v in tables["training"].items() if k not in left_out} | {"ema": _EMA}
     for key, change in VARIANTS[name].changes.items():
@@ -436,7 +436,7 @@ def parsed(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--variants", nargs="+", choices=list(VARIANTS), metavar="NAME", help="default: all")
     parser.add_argument("--seconds", type=float, default=240.0, help="processor time of each training (default 240)")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="of weights, order and split (default 0)")
-    parser.add_argument("--labels", type=Path, help="training labels (default: those of ethanol.toml)")
+    parser.add_argument("--labels", type=Path, help="training labels (default: those of ablation.toml)")
     parser.add_argument("--limit", type=int, default=1000, help="labels, validation included (default 1000)")
     parser.add_argument("--work", type=Path, default=ROOT / "runs" / "md17" / "ablation", help="for files on the way")
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results" / "md17_ablation.json")
@@ -457,7 +457,7 @@ def main() -> None:
     runs, failed = read_runs(arguments.out), False
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     try:
-        arguments.labels = arguments.labels or labels_of("ethanol")
+        arguments.labels = arguments.labels or labels_of("ablation")
         check_count(arguments.labels, arguments.limit)
         for name, seed in ((name, seed) for seed in arguments.seeds for name in arguments.variants or VARIANTS):
             try:

@@ -137,7 +137,7 @@ def trained(config: Config) -> dict[str, Any]:
     }
 
 
-def tested(config: Config, test: Path, *, limit: int | None, variational: bool) -> dict[str, Any]:
+def tested(config: Config, test: Path, *, limit: int | None = None, variational: bool = False) -> dict[str, Any]:
     """Errors on the test labels."""
     header, engine = checkpoint.load(config.output / "model.safetensors")
     with LabelStore.open(test) as store:
