@@ -94,7 +94,8 @@ def plot(runs: Mapping[str, Any], picture: Path) -> None:
 
 def show(runs: Mapping[str, Any]) -> None:
     """The table."""
-    print("\n| radial functions | validation: AO, orthonormal, uEh | stretched: AO / maximum, orthonormal, uEh |\n|---|---|---|")
+    columns = ["radial functions", "validation: AO, orthonormal, uEh", "stretched: AO / maximum, orthonormal, uEh"]
+    print(f"\n| {' | '.join(columns)} |\n|{'---|' * len(columns)}")
     for run in sorted(runs.values(), key=lambda run: run["n_radial"]):
         known, found = run["validation"], run["metrics"]
         print(
