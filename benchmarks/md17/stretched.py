@@ -119,6 +119,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     try:
         frames = split(arguments.labels or labels_of("ethanol"), arguments.work)
+        if runs and (kept := json.loads(arguments.out.read_text())["frames"]) != frames:
+            raise ValueError(
+                f"{arguments.out} is of other labels ({kept}, not {frames}): give another --out, or remove it"
+            )
         for count in arguments.counts:
             name = f"{count}-{arguments.steps}"
             if name not in runs:
