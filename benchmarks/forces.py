@@ -174,20 +174,21 @@ def main() -> None:
     for name in arguments.molecules:
         molecule = molecules()[name]
         pair: Any = closed
+        model = arguments.open_model if molecule.spin and opened else arguments.model
         if molecule.spin:
             pair = opened or tuple(SplitSpins(engine, molecule) for engine in closed)
         for mode in arguments.modes:
             if mode == "fast" and molecule.spin and opened is None:
                 continue
             for method in ["-"] if mode == "fast" else arguments.methods:
-                row = one(pair, molecule, mode, method)
+                row = {"model": model} | one(pair, molecule, mode, method)
                 # what is not asked for keeps its figures
                 rows = [r for r in rows if (r["molecule"], r["mode"], r["method"]) != (name, mode, method)] + [row]
                 figures = " | ".join(f"{row[k]:.1e}" for k in ("deviation", "float32", "largest"))
                 print(f"| {name} | {mode} | {method} | {figures} | {row['cpu_s']:.2f} |", flush=True)
                 with written_whole(arguments.out) as path:
                     date = datetime.now(UTC).isoformat(timespec="seconds")
-                    about = {"model": arguments.model, "date": date, "step": STEP, "pyscf": pyscf.__version__}
+                    about = {"date": date, "step": STEP, "pyscf": pyscf.__version__}
                     path.write_text(json.dumps({**about, "rows": rows}, indent=1) + "\n")
     print(f"\nlargest deviation {max(r['deviation'] for r in rows):.1e} Eh/bohr")
 

@@ -1,6 +1,6 @@
 """What each part of network, loss and optimizer is worth: ethanol, the same processor time for each variant.
 
-    python benchmarks/md17/ablation.py [--seconds 240] [--variants attention l-2] [--seeds 0 1] | --list
+    python benchmarks/md17/ablation.py [--seconds 200] [--variants attention l-2] [--seeds 0 1] | --list
 
 A variant is `ablation.toml` with one thing changed. Its steps are timed first (processor time of one thread, samples
 prepared, no validation) by turns with those of the reference: the load of the machine, which changes such times by
@@ -434,7 +434,7 @@ def parsed(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--list", action="store_true", help="list the variants and do nothing")
     parser.add_argument("--variants", nargs="+", choices=list(VARIANTS), metavar="NAME", help="default: all")
-    parser.add_argument("--seconds", type=float, default=240.0, help="processor time of each training (default 240)")
+    parser.add_argument("--seconds", type=float, default=200.0, help="processor time of each training (default 200)")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="of weights, order and split (default 0)")
     parser.add_argument("--labels", type=Path, help="training labels (default: those of ablation.toml)")
     parser.add_argument("--limit", type=int, default=1000, help="labels, validation included (default 1000)")
