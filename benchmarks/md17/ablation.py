@@ -44,6 +44,7 @@ from mlsemi import checkpoint
 from mlsemi.interop.atomic_write import written_whole
 from mlsemi.nn.interaction import AtomUpdate, BondUpdate, Message
 from mlsemi.nn.network import FockNetwork
+from mlsemi.nn.readout import PairReadout
 from mlsemi.nn.so2 import Linear, from_bond
 from mlsemi.train import loop
 from mlsemi.train.config import Config, DataConfig, TrainingConfig, read_config
@@ -67,6 +68,8 @@ _WARM, _TIMED, _TURNS = 5, 20, 3
 _LATE = 2 / 3
 """Share of the steps after which `Variant.late` holds."""
 _HEADS, _HIDDEN, _LARGEST_LOGIT = 4, 64, 6.0
+_BOND = 2.8
+"""Length of a bond of C and O [bohr]."""
 
 
 class AttentionMessage(Message):
@@ -139,6 +142,36 @@ def order_at_most(order: int) -> Callable[[FockNetwork], None]:
     return change
 
 
+class FlatPairReadout(PairReadout):
+    """The typical sizes of the components of a block are those at the length of a bond, at all distances."""
+
+    def scale(self, pair_type: Tensor, distance: Tensor) -> Tensor:
+        """Typical size of each component [Eh], shape (pair, component)."""
+        return super().scale(pair_type, torch.full_like(distance, _BOND))
+
+
+def flat_sizes(network: FockNetwork) -> None:
+    """Blocks whose typical size does not know the distance."""
+    network.pair_readout.__class__ = FlatPairReadout
+
+
+class NothingYet(nn.Module):
+    """Bond states that begin at zero."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.width = width
+
+    def forward(self, radial: Tensor) -> Tensor:
+        """Shape (pair, channel)."""
+        return radial.new_zeros(len(radial), self.width)
+
+
+def no_two_body_state(network: FockNetwork) -> None:
+    """Bond states that begin at zero instead of a function of distance and elements."""
+    network.start = NothingYet(network.widths[0])  # pyright: ignore[reportAttributeAccessIssue]
+
+
 class AdamWAlone(MuonAdamW):
     """AdamW with the settings that it has beside Muon, for all parameters."""
 
@@ -190,6 +223,7 @@ VARIANTS = {
     REFERENCE: Variant("ablation.toml"),
     "f0-sap": Variant("F0: superposition of atomic potentials", {"baseline": "sap"}),
     "f0-none": Variant("no F0", {"baseline": "none"}),
+    "layers-0": _set("network", "no messages but the first sums over the neighbours", layers=0),
     "layers-1": _set("network", "one round of messages instead of two", layers=1),
     "layers-3": _set("network", "three rounds of messages", layers=3),
     "half-width": _set("network", "half the channels of features, bonds and products", **_HALF),
@@ -199,6 +233,8 @@ VARIANTS = {
     "no-unnatural": _set("network", "no features of unnatural parity, no odd m = 0", **_NATURAL),
     "n-radial-16": _set("network", "16 radial functions instead of 32", n_radial=16),
     "radial-32": _set("network", "radial embedding of width 32 instead of 64", radial=32),
+    "flat-sizes": Variant("typical size of a block's components not by distance", network=flat_sizes),
+    "no-two-body": Variant("bond states begin at zero, not by distance and elements", network=no_two_body_state),
     "reach-6": _set("network", "messages within 6 bohr; the two-body part beyond stays", reach=6.0),
     "l-2": Variant("l <= 2 up to the last message, which has all l", network=order_at_most(2)),
     "l-3": Variant("l <= 3 up to the last message, which has all l", network=order_at_most(3)),

@@ -31,7 +31,7 @@ from mlsemi.train.loop import Progress, train
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = Path(__file__).resolve().parent
-COUNTS = {"ethanol": (100, 300, 1000), "malonaldehyde": (100, 300, 1000), "uracil": (100, 300, 500)}
+COUNTS = {"ethanol": (100, 300, 1000), "malonaldehyde": (100, 300, 1000), "uracil": (100, 300, 500, 1000)}
 
 PANELS = {
     "h_mae_uEh": "F, AO elements: MAE [uEh]",
@@ -235,7 +235,7 @@ def parsed(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("molecule", choices=list(COUNTS))
     parser.add_argument("--labels", type=Path, help="training labels (default: those of MOLECULE.toml)")
     parser.add_argument("--test", type=Path, help="test labels (default: runs/md17/MOLECULE_test.h5)")
-    parser.add_argument("--counts", type=int, nargs="+", help="labels (default 100 300 1000; uracil 100 300 500)")
+    parser.add_argument("--counts", type=int, nargs="+", help="labels (default 100 300 1000; uracil 500 too)")
     parser.add_argument("--steps", type=int, help="steps of each training (default: those of MOLECULE.toml)")
     parser.add_argument("--seed", type=int, help="of weights, order and split (default: that of MOLECULE.toml, or 0)")
     parser.add_argument("--test-limit", type=int, help="only the first so many test labels")
