@@ -3,8 +3,8 @@
     OMP_NUM_THREADS=1 python benchmarks/extrapolation.py [--largest 10] [--families alkane polyene peptide water]
 
 Families, by number of heavy atoms (5, 10, 20, 40): n-alkanes, all anti; polyenes C2nH2n+2, all trans (4 stands for 5);
-glycine and its peptides with L-alanine, Gly-Ala(n), neutral; water clusters. RDKit makes the geometries (ETKDG, MMFF),
-water is packed at random at liquid density; GFN2-xTB relaxes them. One geometry each, at rest.
+glycine and its peptides with L-alanine, Gly-Ala(n), neutral; water clusters at the density of the liquid
+(`larger_molecules.py`). One geometry each, at rest.
 
 Reference: PySCF at the level of the model, on the grid of all labels. It is kept in --work and serves all models.
 
@@ -24,7 +24,8 @@ DIIS at its default convergence, from minao and from the predicted density, and 
 the stability), whose cheap builds on coarse grids are counted beside. F0's own figures are beside: its H errors, gap,
 and the energy of the reference method at its density; with --f0-scf also Fock builds from there.
 
-Smallest molecules first. Run it again to go on: molecules that are done with the same model are kept.
+Smallest molecules first, those of 40 heavy atoms take hours each. Run it again to go on: molecules that are done with
+the same model are kept, and of one that is not its reference and each of its SCF calculations.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,7 @@ from typing import Any
 import numpy as np
 import pyscf
 import torch
+from larger_molecules import FAMILIES, heavy_atoms
 
 from mlsemi.basis import Basis
 from mlsemi.checkpoint import Header
@@ -55,7 +57,6 @@ from mlsemi.molecule import Molecule
 from mlsemi.reference.converge import CONV_TOL, converge
 from mlsemi.reference.farm import run_attributes
 from mlsemi.reference.mean_field import GRID_LEVEL, RESIDUAL_TOLERANCE, mean_field, solve, to_pyscf_mole
-from mlsemi.reference.sampling import bonds_of, changed_bonds, geometry_from_smiles, relaxed, seed_of
 from mlsemi.reference.variational import variational
 from mlsemi.state import ElectronicState, solve_state
 from mlsemi.train.evaluate import check_labels
@@ -68,105 +69,7 @@ SIZES = (5, 10, 20, 40)
 EDGES = (0.1, 2.0, 3.0, 4.0, 6.0, 8.0, 10.0, 15.0, 20.0, np.inf)
 """Upper ends of the classes of distance [angstrom]; the first one holds the blocks of single atoms."""
 
-WATER_VOLUME = 29.9
-"""Of a molecule in the liquid at 298 K [angstrom^3]."""
-_APART = {(8, 8): 2.5, (1, 8): 1.7, (1, 1): 1.7}
-"""Least distances of atoms of different molecules in the packing [angstrom]."""
-_WATER = np.array([[0.0, 0.0, 0.0], [0.757, 0.586, 0.0], [-0.757, 0.586, 0.0]])
 _MAX_CYCLES = 100
-
-
-def alkane(size: int) -> Molecule:
-    """The n-alkane, all anti."""
-    return extended("C" * size)
-
-
-def polyene(size: int) -> Molecule:
-    """The polyene with an even number of carbon atoms, all double bonds E, all single bonds s-trans."""
-    return extended("C=C" + "/C=C" * (size // 2 - 1))
-
-
-def peptide(size: int) -> Molecule:
-    """Glycine, or Gly-Ala(n) of L-alanine; five heavy atoms a unit."""
-    return geometry_from_smiles("NCC(=O)" + "N[C@@H](C)C(=O)" * (size // 5 - 1) + "O")
-
-
-def extended(smiles: str) -> Molecule:
-    """A chain of carbon atoms with all its dihedral angles at 180 degrees, relaxed by GFN2-xTB.
-
-    Args:
-        smiles: of the chain, its atoms in their order.
-
-    Raises:
-        RuntimeError: if RDKit finds no geometry, or the relaxation changes bonds.
-    """
-    from rdkit import Chem
-    from rdkit.Chem import rdDistGeom, rdForceFieldHelpers, rdMolTransforms
-
-    chain = Chem.MolFromSmiles(smiles)
-    n_carbon = chain.GetNumAtoms()
-    chain = Chem.AddHs(chain)
-    options = rdDistGeom.ETKDGv3()
-    options.randomSeed = seed_of(0, smiles)
-    options.useRandomCoords = n_carbon > 20
-    if rdDistGeom.EmbedMolecule(chain, options) != 0:
-        raise RuntimeError(f"RDKit finds no three-dimensional geometry of {smiles}")
-    conformer = chain.GetConformer()
-    for i in range(n_carbon - 3):
-        rdMolTransforms.SetDihedralDeg(conformer, i, i + 1, i + 2, i + 3, 180.0)
-    rdForceFieldHelpers.MMFFOptimizeMolecule(chain, maxIters=2000)
-    numbers = np.array([atom.GetAtomicNum() for atom in chain.GetAtoms()])
-    start = Molecule.from_angstrom(
-        numbers, chain.GetConformer().GetPositions(), name=Chem.MolToSmiles(Chem.RemoveHs(chain))
-    )
-    return checked(relaxed(start), bonds_of(start))
-
-
-def water(size: int) -> Molecule:
-    """A cluster of water molecules: packed at random into a sphere at liquid density, relaxed by GFN2-xTB."""
-    rng = np.random.default_rng(seed_of(0, "water", size))
-    radius = (3 * size * WATER_VOLUME / (4 * np.pi)) ** (1 / 3)
-    placed: list[np.ndarray] = []
-    tries = 0
-    while len(placed) < size:
-        tries += 1
-        if tries > 100000:  # the last ones do not fit in: another beginning
-            placed, tries = [], 0
-        centre = rng.uniform(-radius, radius, size=3)
-        turn, _ = np.linalg.qr(rng.normal(size=(3, 3)))
-        candidate = _WATER @ turn.T + centre
-        if np.linalg.norm(centre) <= radius and all(_fits(candidate, other) for other in placed):
-            placed.append(candidate)
-    numbers = np.array([8, 1, 1] * size)
-    start = Molecule.from_angstrom(numbers, np.concatenate(placed), name=f"water {size}")
-    bonds = frozenset((3 * k, 3 * k + h) for k in range(size) for h in (1, 2))
-    return checked(relaxed(start, steps=500), bonds)
-
-
-def _fits(one: np.ndarray, other: np.ndarray) -> bool:
-    """Whether two water molecules are not too near each other [angstrom]."""
-    least = np.array([[_APART[min(a, b), max(a, b)] for b in (8, 1, 1)] for a in (8, 1, 1)])
-    return bool((np.linalg.norm(one[:, None] - other, axis=-1) > least).all())
-
-
-def checked(molecule: Molecule, bonds: frozenset[tuple[int, int]]) -> Molecule:
-    """The molecule, if it has kept its bonds.
-
-    Raises:
-        RuntimeError: if not.
-    """
-    changed = changed_bonds(molecule, bonds)
-    if changed:
-        raise RuntimeError(f"{molecule.name} does not keep its bonds when relaxed by GFN2-xTB: {changed}")
-    return molecule
-
-
-FAMILIES = {"alkane": alkane, "polyene": polyene, "peptide": peptide, "water": water}
-
-
-def heavy_atoms(family: str, size: int) -> int:
-    """Number of heavy atoms of a member: polyenes have an even one."""
-    return size - size % 2 if family == "polyene" else size
 
 
 def seen_in_training(molecule: Molecule) -> str:
@@ -200,15 +103,26 @@ def scf_from(
     }
 
 
-def make_reference(molecule: Molecule, header: Header, path: Path, memory: float) -> None:
-    """Writes the label of a molecule, with what the SCF from minao took."""
+def make_reference(family: str, size: int, header: Header, path: Path, memory: float) -> None:
+    """Writes the label of a molecule with what the SCF from minao took, whose density is kept until then."""
     basis, method = header.basis, header.method
-    minao = scf_from(molecule, basis, method, None, memory)
-    density = minao.pop("density")
+    beside = path.with_suffix(".minao.npz")
+    if not beside.is_file():
+        molecule = FAMILIES[family](size)
+        print(f"{molecule.formula}, geometry, ", end="", flush=True)
+        minao = scf_from(molecule, basis, method, None, memory)
+        of_molecule = {"numbers": molecule.numbers, "positions": molecule.positions, "name": molecule.name}
+        with written_whole(beside) as part, part.open("wb") as file:
+            np.savez(file, density=minao.pop("density"), minao=json.dumps(minao), **of_molecule)
+    with np.load(beside) as kept:
+        molecule = Molecule(kept["numbers"], kept["positions"], name=str(kept["name"]))
+        minao, density = str(kept["minao"]), kept["density"]
     label = solve(molecule, basis, method=method, initial_density=lambda _: density, max_memory_mb=memory)
     attributes = run_attributes(method=method, basis=basis, gradient=False, residual_tolerance=RESIDUAL_TOLERANCE)
     record = Record(molecule, label.observables, scheme=label.scheme, degenerate=label.degenerate, index=0)
-    write_store(path, [record], attributes | {"minao": json.dumps(minao)})
+    write_store(path, [record], attributes | {"minao": minao})
+    beside.unlink()
+    print("reference, ", end="", flush=True)
 
 
 def h_errors(error: np.ndarray, overlap: np.ndarray, molecule: Molecule, atom: np.ndarray) -> dict[str, Any]:
@@ -267,9 +181,12 @@ def figures(
     return out
 
 
-def compared(model: Model, path: Path, *, f0_scf: bool, memory: float) -> dict[str, Any]:
-    """All figures of the molecule of a label."""
+def compared(
+    model: Model, path: Path, kept: Mapping[str, Any], *, f0_scf: bool, memory: float
+) -> Iterator[dict[str, Any]]:
+    """All figures of the molecule of a label, after each part of the work; what `kept` holds is not done again."""
     header, engine = model.header, model.engine
+    basis, method = header.basis, header.method
     with LabelStore.open(path) as store, torch.no_grad():
         record, minao = store.record(0), json.loads(store.attrs["minao"])
         molecule, energy, stored = record.molecule, record.observables.energy, record.observables.fock
@@ -282,55 +199,63 @@ def compared(model: Model, path: Path, *, f0_scf: bool, memory: float) -> dict[s
         f0, overlap = prediction.integrals.baseline.fock, prediction.state.overlap
         fock = whole_fock(store, torch.from_numpy(stored)[None], engine, batch, f0)
         reference, atoms = (solve_state(f, overlap, batch) for f in (fock, f0[:, None]))
-    own, f0_figures = (figures(s, reference, molecule, header, energy, memory) for s in (prediction.state, atoms))
-    own["fast_error"] = float(prediction.energy[0]) - energy
-    scf = {"minao": relative(minao, energy)}
-    scf |= scf_figures(molecule, header, prediction.state.density[0].numpy(), energy, memory)
-    if f0_scf:
-        found = scf_from(molecule, header.basis, header.method, atoms.density[0].numpy(), memory)
-        scf["f0"] = relative(found, energy)
-    homo = molecule.n_electrons // 2 - 1
-    return {
-        "name": molecule.name,
-        "formula": molecule.formula,
-        "n_atoms": molecule.n_atoms,
-        "n_ao": overlap.shape[-1],
-        "training": seen_in_training(molecule),
-        "energy": energy,
-        "gap": float(reference.mo_energy[0, 0, homo + 1] - reference.mo_energy[0, 0, homo]),
-        "smallest_overlap": float(torch.linalg.eigvalsh(overlap[0])[0]),
-        "degenerate": record.degenerate,
-        "predict_s": seconds,
-        "model": own,
-        "f0": f0_figures,
-        "scf": scf,
-        "numbers": molecule.numbers.tolist(),
-        "positions_angstrom": molecule.positions_angstrom.round(8).tolist(),
-    }
+    row = dict(kept)
+    if "model" not in row:
+        own, f0_figures = (figures(s, reference, molecule, header, energy, memory) for s in (prediction.state, atoms))
+        own["fast_error"] = float(prediction.energy[0]) - energy
+        homo = molecule.n_electrons // 2 - 1
+        row = {
+            "name": molecule.name,
+            "formula": molecule.formula,
+            "n_atoms": molecule.n_atoms,
+            "n_ao": overlap.shape[-1],
+            "training": seen_in_training(molecule),
+            "energy": energy,
+            "gap": float(reference.mo_energy[0, 0, homo + 1] - reference.mo_energy[0, 0, homo]),
+            "smallest_overlap": float(torch.linalg.eigvalsh(overlap[0])[0]),
+            "degenerate": record.degenerate,
+            "predict_s": seconds,
+            "model": own,
+            "f0": f0_figures,
+            "scf": {"minao": relative(minao, energy)},
+            "numbers": molecule.numbers.tolist(),
+            "positions_angstrom": molecule.positions_angstrom.round(8).tolist(),
+        }
+        yield row
+    scf = row["scf"]
+    for name in (s for s in wanted_scf(f0_scf) if s not in scf):
+        density = (atoms if name == "f0" else prediction.state).density[0].numpy()
+        if name == "scf_mode":
+            scf[name] = scf_mode(molecule, basis, method, density, energy, memory)
+        else:
+            scf[name] = relative(scf_from(molecule, basis, method, density, memory), energy)
+        print(f"{name}, ", end="", flush=True)
+        yield row
 
 
-def scf_figures(
-    molecule: Molecule, header: Header, density: np.ndarray, energy: float, memory: float
+def wanted_scf(f0_scf: bool) -> list[str]:
+    """SCF calculations of a molecule that is done."""
+    return ["minao", "prediction", "scf_mode", *(["f0"] if f0_scf else [])]
+
+
+def scf_mode(
+    molecule: Molecule, basis: Basis, method: str, density: np.ndarray, energy: float, memory: float
 ) -> dict[str, Any]:
-    """PySCF's SCF from the predicted density, and the `scf` mode."""
-    basis, method = header.basis, header.method
-    out = {"prediction": relative(scf_from(molecule, basis, method, density, memory), energy)}
+    """What the `scf` mode took."""
     wall, cpu = time.perf_counter(), time.process_time()
     try:
         found = converge(molecule, basis, density, method=method, stability=False, max_memory_mb=memory)
     except FAILURES as failure:
-        return out | {"scf_mode": {"failure": str(failure)}}
+        return {"failure": str(failure)}
     assert found.observables.energy is not None
-    return out | {
-        "scf_mode": {
-            "builds": found.cycles,
-            "coarse_builds": found.coarse_cycles,
-            "scheme": found.scheme,
-            "energy_error": found.observables.energy - energy,
-            "warnings": list(found.observables.warnings),
-            "wall_s": time.perf_counter() - wall,
-            "cpu_s": time.process_time() - cpu,
-        }
+    return {
+        "builds": found.cycles,
+        "coarse_builds": found.coarse_cycles,
+        "scheme": found.scheme,
+        "energy_error": found.observables.energy - energy,
+        "warnings": list(found.observables.warnings),
+        "wall_s": time.perf_counter() - wall,
+        "cpu_s": time.process_time() - cpu,
     }
 
 
@@ -474,34 +399,37 @@ def main(argv: Sequence[str] | None = None) -> None:
         for family in arguments.families:
             heavy = heavy_atoms(family, size)
             key = f"{family} {heavy}"
-            if "scf" in rows.get(key, {}):
+            kept = {name: value for name, value in rows.get(key, {}).items() if name != "failure"}
+            if set(wanted_scf(arguments.f0_scf)) <= set(kept.get("scf", {})):
                 continue
             begun = time.perf_counter()
             print(f"{key}: ", end="", flush=True)
-            rows[key] = {"family": family, "heavy_atoms": heavy, **one(model, family, size, arguments)}
+            for row in one(model, family, heavy, kept, arguments):
+                rows[key] = {"family": family, "heavy_atoms": heavy, **row}
+                date = datetime.now(UTC).isoformat(timespec="seconds")
+                versions = {"pyscf": pyscf.__version__, "torch": torch.__version__, "load_1_min": os.getloadavg()[0]}
+                with written_whole(arguments.out) as path:
+                    path.write_text(json.dumps({**about, "date": date, **versions, "molecules": rows}, indent=1) + "\n")
             print(rows[key].get("failure", "done"), f"in {time.perf_counter() - begun:.0f} s", flush=True)
-            date = datetime.now(UTC).isoformat(timespec="seconds")
-            versions = {"pyscf": pyscf.__version__, "torch": torch.__version__, "load_1_min": os.getloadavg()[0]}
-            with written_whole(arguments.out) as path:
-                path.write_text(json.dumps({**about, "date": date, **versions, "molecules": rows}, indent=1) + "\n")
     picture = arguments.out.with_suffix(".png")
     plot(rows, picture, model.name)
     show(rows)
     print(f"\n{arguments.out}, {picture.name}")
 
 
-def one(model: Model, family: str, size: int, arguments: argparse.Namespace) -> dict[str, Any]:
+def one(
+    model: Model, family: str, size: int, kept: Mapping[str, Any], arguments: argparse.Namespace
+) -> Iterator[dict[str, Any]]:
     """One molecule, with its reference if that is not at hand; a failure leaves the others alone."""
-    path = arguments.work / f"{family}_{heavy_atoms(family, size)}_{model.header.method}_{model.header.basis.name}.h5"
+    path = arguments.work / f"{family}_{size}_{model.header.method}_{model.header.basis.name}.h5"
+    row = dict(kept)
     try:
         if not path.is_file():
-            molecule = FAMILIES[family](heavy_atoms(family, size))
-            print(f"{molecule.formula}, geometry, ", end="", flush=True)
-            make_reference(molecule, model.header, path, arguments.max_memory)
-            print("reference, ", end="", flush=True)
-        return compared(model, path, f0_scf=arguments.f0_scf, memory=arguments.max_memory)
+            make_reference(family, size, model.header, path, arguments.max_memory)
+        for row in compared(model, path, kept, f0_scf=arguments.f0_scf, memory=arguments.max_memory):
+            yield row
     except FAILURES as failure:
-        return {"failure": str(failure)}
+        yield {**row, "failure": str(failure)}
 
 
 if __name__ == "__main__":
