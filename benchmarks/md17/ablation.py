@@ -14,9 +14,7 @@ Run the same command again to go on: what is done with the same settings is kept
 
 What is not here: `[network] charges = true` changes nothing of a neutral molecule (the potential of the excess charge
 and the embedding of charges are left out of the computation); `partial-charges` is the learned-charge term of neutral
-molecules. Dipoles are a term of fine-tuning only: to first order, their error is a sum over the occupied-virtual
-block of that of F, which is a term already. All terms of the loss are computed whatever their weight, so that a weight
-of zero saves no time.
+molecules. All terms of the loss are computed whatever their weight, so that a weight of zero saves no time.
 """
 
 from __future__ import annotations
@@ -27,25 +25,20 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from ablation_variants import REFERENCE, VARIANTS
 from learning_curve import ROOT, Say, check_count, labels_of, read_runs, tables_of, write_config
-from torch import Tensor, nn
-from torch.nn.functional import pad, silu
 
 from mlsemi import checkpoint
 from mlsemi.interop.atomic_write import written_whole
-from mlsemi.nn.interaction import AtomUpdate, BondUpdate, Message
-from mlsemi.nn.network import FockNetwork
-from mlsemi.nn.readout import PairReadout
-from mlsemi.nn.so2 import Linear, from_bond
 from mlsemi.train import loop
 from mlsemi.train.config import Config, DataConfig, TrainingConfig, read_config
 from mlsemi.train.loop import Progress, fit
@@ -54,7 +47,6 @@ from mlsemi.train.optimizer import MuonAdamW
 from mlsemi.train.setup import set_up
 from mlsemi.train.statistics import set_statistics
 
-REFERENCE = "reference"
 ERRORS = {
     "validation_ao_meh": "ao",
     "validation_orthonormal_meh": "orthonormal",
@@ -67,205 +59,6 @@ _WARM, _TIMED, _TURNS = 5, 20, 3
 """Steps that are done before the timing, those that are timed, and how often."""
 _LATE = 2 / 3
 """Share of the steps after which `Variant.late` holds."""
-_HEADS, _HIDDEN, _LARGEST_LOGIT = 4, 64, 6.0
-_BOND = 2.8
-"""Length of a bond of C and O [bohr]."""
-
-
-class AttentionMessage(Message):
-    """A message that weights each neighbour by attention, channel c by head c mod 4.
-
-    The logits are those of a dense layer on the invariants of the bond (as in Equiformer, Y.-L. Liao and T. Smidt,
-    2022), the weights a softmax over the neighbours of an atom with the envelope inside: n e_ij exp(a_ij) / (1 + sum_k
-    e_ik exp(a_ik)). Because of the 1 even the last neighbour fades away smoothly at the reach. With the typical number
-    of neighbours n, sums are as large as without attention.
-    """
-
-    def __init__(self, channels: Sequence[tuple[int, int]], widths: Sequence[int], neighbours: float) -> None:
-        super().__init__(channels, widths, neighbours)
-        self.neighbours = neighbours
-        self.hidden = Linear(widths[0], _HIDDEN, bias=True)
-        self.logit = Linear(_HIDDEN, _HEADS)
-
-    def forward(
-        self, state: Sequence[Tensor], envelope: Tensor, pair: Tensor, wigner: Sequence[Tensor], n_atoms: int
-    ) -> list[Tensor]:
-        """Features, (atom, 2l + 1, channel) for each l."""
-        logit = _LARGEST_LOGIT * torch.tanh(self.logit(silu(self.hidden(state[0]))) / _LARGEST_LOGIT)
-        share = envelope[:, None] * torch.exp(logit)
-        total = 1 + share.new_zeros(n_atoms, _HEADS).index_add(0, pair[0], share)
-        weight = self.neighbours * share / total.index_select(0, pair[0])
-        feature = []
-        for x in from_bond(self.out(state), wigner, self.channels):
-            weighted = x * weight[:, None, torch.arange(x.shape[-1], device=x.device) % _HEADS]
-            feature.append(x.new_zeros(n_atoms, *x.shape[1:]).index_add(0, pair[0], weighted))
-        return feature
-
-
-class FittedUpdate(AtomUpdate):
-    """An update of features that may come with more or fewer channels: they are cut off, or filled up by zeros."""
-
-    def forward(self, feature: Sequence[Tensor], message: Sequence[Tensor]) -> list[Tensor]:
-        """The new features."""
-        fitted = [
-            [pad(x, (0, n - x.shape[-1])) for x, n in zip(parts, self.sizes, strict=True)]
-            for parts in (feature, message)
-        ]
-        return super().forward(*fitted)
-
-
-def attention(network: FockNetwork) -> None:
-    """Messages weighted by attention."""
-    config = network.config
-    network.messages = nn.ModuleList(
-        [AttentionMessage(network.channels, network.widths, config.neighbours) for _ in range(config.layers)]
-    )
-
-
-def order_at_most(order: int) -> Callable[[FockNetwork], None]:
-    """Features of l <= `order` only, without the cost of the others, up to the last message.
-
-    That one, and the bonds after it, have all l, without which some components of the blocks would be zero.
-    """
-
-    def change(network: FockNetwork) -> None:
-        config, widths = network.config, network.widths
-        low = [c if l <= order else (0, 0) for l, c in enumerate(network.channels)]
-        bonds = [BondUpdate(low, widths, config.radial, config.product) for _ in range(config.layers)]
-        messages = [Message(low, widths, config.neighbours) for _ in range(config.layers - 1)]
-        updates = [AtomUpdate(low) for _ in range(config.layers - 1)]
-        network.first_update = FittedUpdate(low)
-        network.bonds = nn.ModuleList([*bonds, network.bonds[-1]])
-        network.messages = nn.ModuleList([*messages, network.messages[-1]])
-        network.updates = nn.ModuleList([*updates, FittedUpdate(network.channels)])
-
-    return change
-
-
-class FlatPairReadout(PairReadout):
-    """The typical sizes of the components of a block are those at the length of a bond, at all distances."""
-
-    def scale(self, pair_type: Tensor, distance: Tensor) -> Tensor:
-        """Typical size of each component [Eh], shape (pair, component)."""
-        return super().scale(pair_type, torch.full_like(distance, _BOND))
-
-
-def flat_sizes(network: FockNetwork) -> None:
-    """Blocks whose typical size does not know the distance."""
-    network.pair_readout.__class__ = FlatPairReadout
-
-
-class NothingYet(nn.Module):
-    """Bond states that begin at zero."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.width = width
-
-    def forward(self, radial: Tensor) -> Tensor:
-        """Shape (pair, channel)."""
-        return radial.new_zeros(len(radial), self.width)
-
-
-def no_two_body_state(network: FockNetwork) -> None:
-    """Bond states that begin at zero instead of a function of distance and elements."""
-    network.start = NothingYet(network.widths[0])  # pyright: ignore[reportAttributeAccessIssue]
-
-
-class AdamWAlone(MuonAdamW):
-    """AdamW with the settings that it has beside Muon, for all parameters."""
-
-    def __init__(self, parameters: Mapping[str, nn.Parameter], *, learning_rate: float, weight_decay: float) -> None:
-        # it is their names that send the matrices of dense layers to Muon
-        unnamed = {str(k): p for k, p in enumerate(parameters.values())}
-        super().__init__(unnamed, learning_rate=learning_rate, weight_decay=weight_decay)
-
-
-class ConstantRate(MuonAdamW):
-    """Keeps the highest learning rate that there was."""
-
-    highest = 0.0
-
-    def set_learning_rate(self, rate: float) -> None:
-        """Sets the learning rate of the next step."""
-        self.highest = max(self.highest, rate)
-        super().set_learning_rate(self.highest)
-
-
-@dataclass(frozen=True)
-class Variant:
-    """What is changed.
-
-    Attributes:
-        what: in one line.
-        changes: to the tables of the configuration.
-        network: changes a fresh network.
-        optimizer: takes the place of Muon and AdamW.
-        late: weights of the loss in the last third of the steps.
-    """
-
-    what: str
-    changes: Mapping[str, Any] = field(default_factory=dict)
-    network: Callable[[FockNetwork], None] | None = None
-    optimizer: type[MuonAdamW] = MuonAdamW
-    late: Mapping[str, float] = field(default_factory=dict)
-
-
-def _set(table: str, what: str, **values: Any) -> Variant:
-    return Variant(what, {table: values})
-
-
-_NO_ENERGIES = {"energy": 0.0, "fast": 0.0}
-_HALF = {"natural": 24, "unnatural": 8, "bond": [56, 8, 32, 20, 8, 4], "product": 12}
-_WIDE = {"natural": 72, "unnatural": 24, "bond": [168, 24, 96, 60, 24, 12], "product": 36}
-_NATURAL = {"unnatural": 0, "bond": [112, 0, 64, 40, 16, 8]}
-VARIANTS = {
-    REFERENCE: Variant("ablation.toml"),
-    "f0-sap": Variant("F0: superposition of atomic potentials", {"baseline": "sap"}),
-    "f0-none": Variant("no F0", {"baseline": "none"}),
-    "layers-0": _set("network", "no messages but the first sums over the neighbours", layers=0),
-    "layers-1": _set("network", "one round of messages instead of two", layers=1),
-    "layers-3": _set("network", "three rounds of messages", layers=3),
-    "half-width": _set("network", "half the channels of features, bonds and products", **_HALF),
-    "wide": _set("network", "1.5 times the channels of features, bonds and products", **_WIDE),
-    "attention": Variant("attention between neighbours, four heads", network=attention),
-    "no-products": _set("network", "no products of features in the bond frame", product=0),
-    "no-unnatural": _set("network", "no features of unnatural parity, no odd m = 0", **_NATURAL),
-    "n-radial-16": _set("network", "16 radial functions instead of 32", n_radial=16),
-    "radial-32": _set("network", "radial embedding of width 32 instead of 64", radial=32),
-    "flat-sizes": Variant("typical size of a block's components not by distance", network=flat_sizes),
-    "no-two-body": Variant("bond states begin at zero, not by distance and elements", network=no_two_body_state),
-    "reach-6": _set("network", "messages within 6 bohr; the two-body part beyond stays", reach=6.0),
-    "l-2": Variant("l <= 2 up to the last message, which has all l", network=order_at_most(2)),
-    "l-3": Variant("l <= 3 up to the last message, which has all l", network=order_at_most(3)),
-    "partial-charges": _set("network", "partial charges, whose potential has no cutoff", partial_charges=True),
-    "ao": _set("loss", "AO only, no energies", orthonormal=0.0, occupied_virtual=0.0, **_NO_ENERGIES),
-    "ao-orthonormal": _set("loss", "AO and orthonormal, no energies", occupied_virtual=0.0, **_NO_ENERGIES),
-    "ao-occupied-virtual": _set("loss", "AO and occupied-virtual, no energies", orthonormal=0.0, **_NO_ENERGIES),
-    "no-energies": _set("loss", "AO, orthonormal and occupied-virtual, no energies", **_NO_ENERGIES),
-    "no-orthonormal": _set("loss", "no orthonormal term", orthonormal=0.0),
-    "orthonormal": _set("loss", "orthonormal 0.2 instead of 0.01", orthonormal=0.2),
-    "occupied-virtual": _set("loss", "occupied-virtual 1 instead of 0.2", occupied_virtual=1.0),
-    "fast": _set("loss", "energies 0.5 and 0.05 instead of 0.05 and 0.001", energy=0.5, fast=0.05),
-    "first-weights": _set(
-        "loss", "1, 0.2, 0.1, 0.5, 0.05", ao=1.0, orthonormal=0.2, occupied_virtual=0.1, energy=0.5, fast=0.05
-    ),
-    "late-metrics": Variant(
-        "five times the weight on orthonormal and occupied-virtual in the last third of the steps",
-        late={"orthonormal": 0.05, "occupied_virtual": 1.0},
-    ),
-    "gradients": _set("loss", "gradients of the fast mode too, weight 0.2", gradient=0.2),
-    "adamw": Variant("AdamW alone", optimizer=AdamWAlone),
-    "adamw-third": Variant(
-        "AdamW alone, a third of the learning rate", {"training": {"learning_rate": 2.5e-3 / 3}}, optimizer=AdamWAlone
-    ),
-    "rate-1e-3": _set("training", "learning rate 1e-3 instead of 2.5e-3", learning_rate=1e-3),
-    "rate-5e-3": _set("training", "learning rate 5e-3", learning_rate=5e-3),
-    "weight-decay": _set("training", "weight decay 0.1", weight_decay=0.1),
-    "constant-rate": Variant("learning rate constant after the warm-up", optimizer=ConstantRate),
-    "batch-4": _set("training", "batches of 4 instead of 8", batch=4),
-    "batch-16": _set("training", "batches of 16", batch=16),
-}
 
 
 @contextmanager
@@ -337,6 +130,8 @@ class Trial:
         with torch.no_grad():
             set_statistics(self.engine, samples.samples)
         self.objective = fock_objective(self.engine, samples.samples, samples.validation, config.loss, "cpu")
+        if self.variant.objective is not None:
+            self.objective = self.variant.objective(self.engine, self.objective)
         self.fresh = {key: value.clone() for key, value in self.engine.state_dict().items()}
 
     def run(self, steps: int, *, title: str = "", validation: int | None = None) -> Clock:
