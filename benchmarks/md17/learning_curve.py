@@ -162,6 +162,7 @@ def plot(runs: Mapping[str, Any], picture: Path) -> None:
     """Errors against numbers of labels, both axes logarithmic, for all molecules with the same number of steps."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+    from matplotlib.ticker import StrMethodFormatter
 
     groups: dict[tuple[str, int, int], list[Any]] = {}
     for run in runs.values():
@@ -184,6 +185,8 @@ def plot(runs: Mapping[str, Any], picture: Path) -> None:
         counts = sorted({run["settings"]["labels"] for run in runs.values()})
         axis.set_xticks(counts, [str(count) for count in counts])
         axis.set_xticks([], minor=True)
+        axis.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+        axis.yaxis.set_minor_formatter(StrMethodFormatter("{x:g}"))
         axis.set(title=PANELS[key], xlabel="labels, validation included")
         axis.grid(True, which="both", alpha=0.2)
     axes[0].legend(frameon=False)
