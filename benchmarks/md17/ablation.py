@@ -2,13 +2,14 @@
 
     python benchmarks/md17/ablation.py [--seconds 200] [--variants attention l-2] [--seeds 0 1] | --list
 
-A variant is `ablation.toml` with one thing changed. Its steps are timed first (processor time of one thread, samples
-prepared, no validation) by turns with those of the reference: the load of the machine, which changes such times by
-tens of percent, favours neither. As many steps as fit into `--seconds` then follow from fresh weights, and the cosine
-of the learning rate ends with them. The warm-up is a tenth of the steps at most and the moving average of the weights
-short, as fits a short run; all else is that of the configuration. The errors are those of the last weights on the
-validation labels, by their names in `curves.csv`; `energy` and `fast` are per atom. The ratios are to the reference
-of the same seed, on the same labels; several seeds say what a ratio is worth. Test labels are not read.
+A variant is `ablation.toml` with one thing changed (`ablation_variants.py`). Its steps are timed first (processor time
+of one thread, samples prepared, no validation) by turns with those of the reference: the load of the machine, which
+changes such times by tens of percent, favours neither. As many steps as fit into `--seconds` then follow from fresh
+weights, and the cosine of the learning rate ends with them. The warm-up is a tenth of the steps at most and the moving
+average of the weights short, as fits a short run; all else is that of the configuration. The errors are those of the
+last weights on the validation labels, by their names in `curves.csv`; `energy` and `fast` are per atom. The ratios are
+to the reference of the same seed, on the same labels; several seeds say what a ratio is worth. Test labels are not
+read.
 
 Run the same command again to go on: what is done with the same settings is kept.
 
