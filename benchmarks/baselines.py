@@ -27,7 +27,7 @@ from speed import EXAMPLES, ROOT, SINGLE, Timing, displaced, environment, measur
 
 from mlsemi import checkpoint
 from mlsemi.baseline import KINDS
-from mlsemi.data.pack import check_encoding, whole_baseline
+from mlsemi.data.pack import baseline_fock, check_encoding
 from mlsemi.data.store import LabelStore, Record, write_store
 from mlsemi.engine import Engine
 from mlsemi.integrals import one_electron, plan
@@ -78,7 +78,7 @@ def whole(path: Path, work: Path) -> Path:
 def _restored(store: LabelStore, engine: Engine) -> Iterator[Record]:
     for start in range(0, len(store), _CHUNK):
         records = [store.record(i) for i in range(start, min(start + _CHUNK, len(store)))]
-        baselines = whole_baseline(engine, [r.molecule for r in records]).numpy()
+        baselines = baseline_fock(engine, [r.molecule for r in records]).numpy()
         for record, padded in zip(records, baselines, strict=True):
             stored = record.observables.fock
             assert stored is not None

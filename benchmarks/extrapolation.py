@@ -22,10 +22,11 @@ H errors, dF = F - F(reference), in the AO basis and in the orthonormal one, S^-
 Energies: `fast` and `variational` minus reference, divided by the number of all atoms. SCF: Fock builds of PySCF's own
 DIIS at its default convergence, from minao and from the predicted density, and of the `scf` mode (without its look at
 the stability), whose cheap builds on coarse grids are counted beside. F0's own figures are beside: its H errors, gap,
-and the energy of the reference method at its density; with --f0-scf also Fock builds from there.
+and the energy of the reference method at its density; with `--scf ... f0` also Fock builds from there.
 
-Smallest molecules first, those of 40 heavy atoms take hours each. Run it again to go on: molecules that are done with
-the same model are kept, and of one that is not its reference and each of its SCF calculations.
+Smallest molecules first, those of 40 heavy atoms take hours each, fewer with `--scf prediction`. Run it again to go on:
+molecules that are done with the same model are kept, and of one that is not its reference and each of its SCF
+calculations.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ import argparse
 import hashlib
 import json
 import os
+import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
@@ -182,7 +184,7 @@ def figures(
 
 
 def compared(
-    model: Model, path: Path, kept: Mapping[str, Any], *, f0_scf: bool, memory: float
+    model: Model, path: Path, kept: Mapping[str, Any], *, wanted: Sequence[str], memory: float
 ) -> Iterator[dict[str, Any]]:
     """All figures of the molecule of a label, after each part of the work; what `kept` holds is not done again."""
     header, engine = model.header, model.engine
@@ -197,7 +199,7 @@ def compared(
         prediction = engine(batch)
         seconds = time.perf_counter() - start
         f0, overlap = prediction.integrals.baseline.fock, prediction.state.overlap
-        fock = whole_fock(store, torch.from_numpy(stored)[None], engine, batch, f0)
+        fock = whole_fock(store, torch.from_numpy(stored)[None], f0)
         reference, atoms = (solve_state(f, overlap, batch) for f in (fock, f0[:, None]))
     row = dict(kept)
     if "model" not in row:
@@ -223,7 +225,7 @@ def compared(
         }
         yield row
     scf = row["scf"]
-    for name in (s for s in wanted_scf(f0_scf) if s not in scf):
+    for name in (s for s in wanted if s not in scf):
         density = (atoms if name == "f0" else prediction.state).density[0].numpy()
         if name == "scf_mode":
             scf[name] = scf_mode(molecule, basis, method, density, energy, memory)
@@ -231,11 +233,6 @@ def compared(
             scf[name] = relative(scf_from(molecule, basis, method, density, memory), energy)
         print(f"{name}, ", end="", flush=True)
         yield row
-
-
-def wanted_scf(f0_scf: bool) -> list[str]:
-    """SCF calculations of a molecule that is done."""
-    return ["minao", "prediction", "scf_mode", *(["f0"] if f0_scf else [])]
 
 
 def scf_mode(
@@ -377,12 +374,20 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--model", default=DEFAULT_MODEL)
     parser.add_argument("--families", nargs="+", choices=list(FAMILIES), default=list(FAMILIES))
     parser.add_argument("--largest", type=int, default=max(SIZES), help="most heavy atoms (5, 10, 20 or 40)")
-    parser.add_argument("--f0-scf", action="store_true", help="also PySCF's SCF from the density of F0")
+    parser.add_argument(
+        "--scf",
+        nargs="+",
+        choices=["prediction", "scf_mode", "f0"],
+        default=["prediction", "scf_mode"],
+        help="beside that from minao: from the prediction, the scf mode, from F0 (default: the first two)",
+    )
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--max-memory", type=float, default=4000, help="of PySCF [MB]")
     parser.add_argument("--work", type=Path, default=ROOT / "runs" / "extrapolation", help="for the reference labels")
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results" / "extrapolation.json")
     arguments = parser.parse_args(argv)
+    if arguments.largest < min(SIZES):
+        parser.error(f"--largest {arguments.largest} must be {min(SIZES)} at least")
     torch.set_num_threads(arguments.threads)
     pyscf.lib.num_threads(arguments.threads)
     model = load(arguments.model)
@@ -400,7 +405,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             heavy = heavy_atoms(family, size)
             key = f"{family} {heavy}"
             kept = {name: value for name, value in rows.get(key, {}).items() if name != "failure"}
-            if set(wanted_scf(arguments.f0_scf)) <= set(kept.get("scf", {})):
+            if set(arguments.scf) <= set(kept.get("scf", {})):
                 continue
             begun = time.perf_counter()
             print(f"{key}: ", end="", flush=True)
@@ -426,11 +431,14 @@ def one(
     try:
         if not path.is_file():
             make_reference(family, size, model.header, path, arguments.max_memory)
-        for row in compared(model, path, kept, f0_scf=arguments.f0_scf, memory=arguments.max_memory):
+        for row in compared(model, path, kept, wanted=arguments.scf, memory=arguments.max_memory):
             yield row
     except FAILURES as failure:
         yield {**row, "failure": str(failure)}
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except (ValueError, OSError) as error:
+        sys.exit(f"error: {error}")

@@ -34,7 +34,7 @@ def compare(engine: Engine, store: LabelStore, i: int) -> tuple[float, float, fl
     prediction = engine(batch)
     n = int(batch.n_ao[0])
     stored = torch.as_tensor(np.asarray(store.fock_values(i))).double().reshape(1, -1, n, n)
-    fock = whole_fock(store, stored, engine, batch, prediction.integrals.baseline.fock)
+    fock = whole_fock(store, stored, prediction.integrals.baseline.fock)
     reference = solve_state(fock, overlap(batch, plan(batch)), batch)
     homo = molecule.n_electrons // 2 - 1
     p = torch.from_numpy(MOMENTA)

@@ -14,7 +14,9 @@ the same command goes on.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -29,7 +31,7 @@ from mlsemi.data.store import LabelStore
 from mlsemi.engine import Engine
 from mlsemi.integrals import plan, second_moments
 from mlsemi.interop.atomic_write import written_whole
-from mlsemi.model import Mode, Model
+from mlsemi.model import Mode, Model, find_model
 from mlsemi.molecule import Molecule
 from mlsemi.properties.bond_orders import mayer_bond_orders, wiberg_bond_orders
 from mlsemi.properties.intrinsic import iao_charges, minimal_overlaps
@@ -79,7 +81,7 @@ def static(engine: Engine, paths: list[Path]) -> dict[str, dict[str, float]]:
             prediction = engine(batch, dipole=True)
             n = int(batch.n_ao[0])
             stored = torch.as_tensor(np.asarray(store.fock_values(i))).double().reshape(1, -1, n, n)
-            fock = whole_fock(store, stored, engine, batch, prediction.integrals.baseline.fock)
+            fock = whole_fock(store, stored, prediction.integrals.baseline.fock)
             reference = solve_state(fock, prediction.state.overlap, batch)
             moments, seconds = prediction.integrals.dipole, second_moments(batch, plan(batch))
             assert moments is not None
@@ -97,16 +99,26 @@ def static(engine: Engine, paths: list[Path]) -> dict[str, dict[str, float]]:
     }
 
 
-def vibrations(model: Model, paths: list[Path], count: int, modes: list[Mode], output: Path) -> None:
-    """Wavenumbers and intensities of the smallest test molecules, in some modes and, as `scf`, by PySCF."""
+def vibrations(model: Model, digest: str, paths: list[Path], count: int, modes: list[Mode], output: Path) -> None:
+    """Wavenumbers and intensities of the smallest test molecules, in some modes and, as `scf`, by PySCF.
+
+    Goes on with what `output` has of the same model; `digest` is the SHA-256 of its checkpoint.
+
+    Raises:
+        ValueError: if `output` is of another model.
+    """
     chosen = sorted((m for _, _, m in test_labels(paths)), key=lambda m: (m.n_atoms, m.name))[:count]
-    rows: dict[str, dict] = json.loads(output.read_text()) if output.exists() else {}
+    about = {"model": model.name, "sha256": digest}
+    earlier = json.loads(output.read_text()) if output.exists() else about
+    if {key: earlier.get(key) for key in about} != about:
+        raise ValueError(f"{output} is of another model than {model.name}: give another -o, or remove it")
+    rows: dict[str, dict] = earlier.get("molecules", {})
     for molecule in chosen:
         row = rows.setdefault(molecule.name, {})
         for mode in ("scf", *modes):
             if mode not in row:
                 row[mode] = harmonic(model, molecule, mode)
-                write(output, rows)
+                write(output, about | {"molecules": rows})
         print(f"{molecule.name}: " + "; ".join(compared([row], mode) for mode in modes), flush=True)
     for mode in modes:
         print(f"all: {compared(list(rows.values()), mode)}")
@@ -164,8 +176,12 @@ def main() -> None:
             print(f"{name:<38} mean {values['mean']:.4g}  median {values['median']:.4g}  largest {values['max']:.4g}")
         write(arguments.output, found)
     else:
-        vibrations(model, arguments.labels, arguments.molecules, arguments.modes, arguments.output)
+        digest = hashlib.sha256(find_model(arguments.model).read_bytes()).hexdigest()
+        vibrations(model, digest, arguments.labels, arguments.molecules, arguments.modes, arguments.output)
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except (ValueError, OSError) as error:
+        sys.exit(f"error: {error}")

@@ -18,6 +18,7 @@ test molecules.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import os
 import time
@@ -35,7 +36,7 @@ from mlsemi.data.smiles import side_of
 from mlsemi.data.store import LabelStore
 from mlsemi.interop.atomic_write import written_whole
 from mlsemi.layout import AOLayout
-from mlsemi.model import DEFAULT_MODEL, Model, load
+from mlsemi.model import DEFAULT_MODEL, Model, find_model, load
 from mlsemi.molecule import Molecule
 from mlsemi.reference.converge import RESIDUAL_PER_SQRT_ENERGY, converge, default_start
 from mlsemi.reference.mean_field import GRID_LEVEL, mean_field, solve, to_pyscf_mole
@@ -129,10 +130,10 @@ def summary(rows: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
     return out
 
 
-def finished(path: Path, model: str, split: str, conv_tol: float) -> list[dict[str, Any]]:
-    """Rows of an earlier run that was interrupted."""
+def finished(path: Path, digest: str, split: str, conv_tol: float) -> list[dict[str, Any]]:
+    """Rows of an earlier run with the same checkpoint that was interrupted."""
     found = json.loads(path.read_text()) if path.is_file() else {}
-    same = (found.get("model"), found.get("split"), found.get("conv_tol")) == (model, split, conv_tol)
+    same = (found.get("sha256"), found.get("split"), found.get("conv_tol")) == (digest, split, conv_tol)
     return found["rows"] if same else []
 
 
@@ -171,7 +172,8 @@ def main() -> None:
     pyscf.lib.num_threads(1)
     model = load(arguments.model)
     method, basis, tol = model.header.method, model.header.basis, arguments.conv_tol
-    rows = [] if arguments.fresh else finished(arguments.out, model.name, arguments.split, tol)
+    digest = hashlib.sha256(find_model(arguments.model).read_bytes()).hexdigest()
+    rows = [] if arguments.fresh else finished(arguments.out, digest, arguments.split, tol)
     chosen = molecules(arguments.labels, arguments.split, arguments.molecules or None)
     scf_mode(model, chosen[0], tol, stability=True)  # what only the first call takes
     chosen = [m for m in chosen if m.name not in {r["name"] for r in rows}]
@@ -190,7 +192,8 @@ def main() -> None:
             path.write_text(
                 json.dumps(
                     {
-                        "model": model.name, "method": method, "split": arguments.split, "conv_tol": tol,
+                        "model": model.name, "sha256": digest, "method": method, "split": arguments.split,
+                        "conv_tol": tol,
                         "date": datetime.now(UTC).isoformat(timespec="seconds"), "pyscf": pyscf.__version__,
                         "load_1_min": os.getloadavg()[0], "summary": found, "rows": rows,
                     },

@@ -17,6 +17,9 @@ import numpy as np
 NOISE = 1e-9
 """Errors and estimates below this [Eh] are rounding of the labels: no ratio is taken with them."""
 
+FEWEST = 20
+"""Errors that an interval is found from: a quantile of 95 % needs that many."""
+
 
 @dataclass(frozen=True)
 class Interval:
@@ -66,12 +69,12 @@ def fit_interval(errors: Sequence[float] | np.ndarray, estimates: Sequence[float
         estimates: of each [Eh]; entries that are not finite or not positive are left out.
 
     Raises:
-        ValueError: for lengths that differ, or fewer than 20 pairs: a quantile of 95 % needs that many.
+        ValueError: for lengths that differ, or fewer than `FEWEST` pairs.
     """
     error, estimate = _usable(errors, estimates)
     ratio = np.sort(error / estimate)
-    if len(ratio) < 20:
-        raise ValueError(f"{len(ratio)} errors with an estimate are too few to calibrate with: 20 at least")
+    if len(ratio) < FEWEST:
+        raise ValueError(f"{len(ratio)} errors with an estimate are too few to calibrate with: {FEWEST} at least")
 
     def quantile(share: float) -> float:
         return float(ratio[min(ceil(share * (len(ratio) + 1)), len(ratio)) - 1])

@@ -23,6 +23,9 @@ from mlsemi.nn.network import NetworkConfig
 FORMAT_VERSION = 2
 _KEY = "mlsemi"
 
+_LATER = "pair_readout.span"
+"""End of the names of what earlier checkpoints lack, and work without."""
+
 ADDED = ("network.state_embedding.", "network.charge_potential.", "network.charge_transfer.", "network.spin_")
 """Beginnings of the names of what a network has for charges, of molecules and of atoms, and for open shells."""
 
@@ -47,7 +50,8 @@ class Header:
         network: size of the network.
         overlap_floor: see `mlsemi.engine.Engine`.
         domain: what the model was trained on: `charges`, `spins`, `states` (lists; pairs of both), `max_atoms`,
-            `max_heavy_atoms`, `max_fragments`, and `formulas` if they are few.
+            `max_heavy_atoms`, `max_fragments`, and, if the formulas are few, `formulas` and `distances` (least and
+            largest of each pair of elements [angstrom]).
         difference_domain: the same of the labels of the energy network; empty without one.
         training: labels, steps, seed, versions: the record of the training.
         members: sizes of the further members, see `mlsemi.engine.Engine`.
@@ -251,7 +255,9 @@ def load_tensors(
         ValueError: if names or shapes do not fit.
     """
     own = engine.state_dict()
-    wanted = {k for k, v in own.items() if v.numel() and (k in tensors or not k.startswith(keep))}
+    wanted = {
+        k for k, v in own.items() if v.numel() and (k in tensors or not (k.startswith(keep) or k.endswith(_LATER)))
+    }
     if wanted != set(tensors):
         odd = sorted(wanted ^ set(tensors))
         raise ValueError(f"{path}: weights do not fit the header: {odd[:4]}{' and more' if len(odd) > 4 else ''}")
@@ -260,6 +266,10 @@ def load_tensors(
             raise ValueError(f"{path}: {key} has shape {tuple(tensors[key].shape)}, expected {tuple(own[key].shape)}")
         own[key].copy_(tensors[key])
     engine.baseline.prepare()
+
+
+def _may_lack(name: str, keep: tuple[str, ...]) -> bool:
+    return name.startswith(keep) or name.endswith(_LATER)
 
 
 def _read(path: str | Path, *, tensors: bool) -> tuple[Header, dict[str, Tensor]]:

@@ -25,6 +25,9 @@ BOND_TOLERANCE_ANGSTROM = 0.45
 SEPARATE_ANGSTROM = 1.0
 """Atoms farther apart than the sum of their radii and this are of two molecules, not of a stretched bond."""
 
+DISTANCE_MARGIN = 0.1
+"""A distance of two atoms that is by more than this share outside of what the training had is worth a warning."""
+
 SIZE_LIMIT = 1.5
 """A molecule with more atoms than this times the largest one of the training is worth a warning."""
 
@@ -57,6 +60,26 @@ def n_fragments(molecule: Molecule, *, tolerance_angstrom: float = BOND_TOLERANC
     radii = (COVALENT_RADII_ANGSTROM[molecule.numbers] + tolerance_angstrom / 2) / BOHR_IN_ANGSTROM
     distance = np.linalg.norm(molecule.positions[:, None] - molecule.positions, axis=-1)
     return int(connected_components(csr_array(distance < radii[:, None] + radii), directed=False)[0])
+
+
+def distance_ranges(molecules: Iterable[Molecule]) -> dict[str, list[float]]:
+    """Least and largest distance of the atoms of each pair of elements [angstrom], as {"C-H": [1.02, 3.1], ...}."""
+    found: dict[str, list[float]] = {}
+    for molecule in molecules:
+        for pair, distance in _pair_distances(molecule):
+            low, high = found.get(pair, (np.inf, 0.0))
+            found[pair] = [min(low, round(distance, 4)), max(high, round(distance, 4))]
+    return dict(sorted(found.items()))
+
+
+def _pair_distances(molecule: Molecule) -> list[tuple[str, float]]:
+    """Elements, hydrogen last, and distance [angstrom] of each two atoms."""
+    symbols, x = [symbol_of(z) for z in molecule.numbers.tolist()], molecule.positions_angstrom
+    found = []
+    for i, j in zip(*np.triu_indices(molecule.n_atoms, 1), strict=True):
+        pair = sorted((symbols[i], symbols[j]), key=lambda symbol: (symbol == "H", symbol))
+        found.append(("-".join(pair), float(np.linalg.norm(x[i] - x[j]))))
+    return found
 
 
 def refuse_uncovered(molecule: Molecule, *, model: str, elements: Iterable[int], domain: Mapping[str, Any]) -> None:
@@ -103,14 +126,16 @@ def doubts(molecule: Molecule, domain: Mapping[str, Any]) -> tuple[str, ...]:
 
     Args:
         molecule: what is asked for.
-        domain: `max_atoms`, `max_heavy_atoms` and `formulas` of the training, what is missing or empty is not checked;
-            and `max_fragments`, one if it is missing.
+        domain: `max_atoms`, `max_heavy_atoms`, `formulas` and `distances` (of `distance_ranges`) of the training, what
+            is missing or empty is not checked; and `max_fragments`, one if it is missing.
     """
     found = []
     formulas: Sequence[str] = domain.get("formulas") or []
     if formulas and molecule.formula not in formulas:
         listed = ", ".join(formulas[:_LISTED]) + (" and others" if len(formulas) > _LISTED else "")
         found.append(f"the model was trained on {listed} only, this is {molecule.formula}: errors are not known")
+    elif far := _outside(molecule, domain.get("distances") or {}):
+        found.append(far)
     largest = domain.get("max_atoms")
     if largest and molecule.n_atoms > SIZE_LIMIT * largest:
         found.append(
@@ -124,13 +149,34 @@ def doubts(molecule: Molecule, domain: Mapping[str, Any]) -> tuple[str, ...]:
             "measured there"
         )
     fragments, trained = n_fragments(molecule), domain.get("max_fragments", 1)
-    if fragments > trained:
+    if fragments > 1 and molecule.charge:
+        found.append(
+            f"{fragments} fragments without a bond between them, charge {molecule.charge:+d}: the model spreads the "
+            "charge over all of them, however far apart they are; energies are off by tens of mEh"
+        )
+    elif fragments > trained:
         on = "connected molecules" if trained == 1 else f"at most {trained}"
         found.append(
             f"{fragments} fragments without a bond between them: the model was trained on {on}, and the interaction of "
             "fragments is not reliable"
         )
     return tuple(found)
+
+
+def _outside(molecule: Molecule, distances: Mapping[str, Sequence[float]]) -> str:
+    """The distance that is farthest outside of those of the training, in words; empty if none is."""
+    worst, words = 1 + DISTANCE_MARGIN, ""
+    for pair, distance in _pair_distances(molecule):
+        if pair in distances:
+            low, high = distances[pair]
+            ratio = max(low / max(distance, 1e-9), distance / high)
+            if ratio > worst:
+                worst = ratio
+                words = (
+                    f"{pair} distance of {distance:.2f} angstrom, the training has {low:.2f} to {high:.2f}: another "
+                    "isomer or conformer, or a geometry far from the training, where errors are not known"
+                )
+    return words
 
 
 def implausible(

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from mlsemi.baseline import Baseline, BaselineTerms
+from mlsemi.baseline import LONGEST, Baseline, BaselineTerms
 from mlsemi.basis import Basis
 from mlsemi.batch import Batch
 from mlsemi.blocks import BlockMap
@@ -18,6 +18,9 @@ from mlsemi.frames import BondFrames
 from mlsemi.integrals import one_electron, plan
 from mlsemi.nn.network import EnergyNetwork, FockNetwork, NetworkConfig
 from mlsemi.state import ElectronicState, solve_state
+
+RESOLVED_GAP = 1e-5
+"""Distance of the frontier orbitals of one spin [Eh] that a network in float32 does not resolve: no forces below it."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,6 +57,18 @@ class Prediction:
     state: ElectronicState
     energy: Tensor
     member_energy: Tensor | None = None
+
+    def gradient(self, batch: Batch) -> Tensor:
+        """Derivative of the energies [Eh/bohr], shape (atom, 3); nan for molecules whose density has none.
+
+        Args:
+            batch: what was predicted, with positions that require a gradient.
+        """
+        defined = self.state.gap.amin(1) > RESOLVED_GAP
+        if not defined.any():
+            return torch.full_like(batch.positions, torch.nan)
+        gradient = torch.autograd.grad(self.energy[defined].sum(), batch.positions)[0]
+        return gradient.masked_fill(~defined[batch.molecule].unsqueeze(-1), torch.nan)
 
 
 class Engine(nn.Module):
@@ -115,8 +130,9 @@ class Engine(nn.Module):
         return self.baseline.density.device
 
     def batch(self, molecules: list) -> Batch:
-        """Molecules as a batch on the device of the engine, with the pairs that it wants."""
-        return Batch.of(molecules, self.basis, cutoff=self.network.config.cutoff).to(self.device)
+        """Molecules as a batch on the device of the engine, with all pairs that network or F0 reach."""
+        cutoff = max(self.network.config.cutoff, LONGEST)
+        return Batch.of(molecules, self.basis, cutoff=cutoff).to(self.device)
 
     def integrals(self, batch: Batch, *, dipole: bool = False) -> Integrals:
         """S, F0 and, where asked, the dipole integrals; differentiable in the positions."""
@@ -196,14 +212,7 @@ class Engine(nn.Module):
         fock = lift_near_dependencies(fock, overlap, mask, self.overlap_floor, keep=keep)
         state = solve_state(fock, exact.overlap, batch)
         energy = electronic_energy(exact.baseline.fock, fock, exact.baseline.density, state.density)
-        return self._shifted(state), energy
-
-    def _shifted(self, state: ElectronicState) -> ElectronicState:
-        """The state with its orbital energies counted from another zero."""
-        if not self.orbital_shift:
-            return state
-        fock = state.fock + self.orbital_shift * state.overlap.unsqueeze(1)
-        return replace(state, fock=fock, mo_energy=state.mo_energy + self.orbital_shift)
+        return state.shifted(self.orbital_shift), energy
 
     def _predict(
         self, network: nn.Module, batch: Batch, exact: Integrals, keep: Tensor | None

@@ -23,11 +23,10 @@ from mlsemi.checkpoint import Header
 from mlsemi.coverage import doubted, refuse, refuse_doubtful, refused
 from mlsemi.domain import implausible
 from mlsemi.eigen import LINEAR_DEPENDENCE
-from mlsemi.engine import Engine
+from mlsemi.engine import RESOLVED_GAP, Engine
 from mlsemi.memory import CACHE_FRIENDLY, SHARE, available_bytes, estimate_bytes, split
 from mlsemi.molecule import Molecule
 from mlsemi.observables import Observables
-from mlsemi.results import SMALLEST_GAP
 
 DEFAULT_MODEL = "organic-b3lyp-def2svp"
 
@@ -265,7 +264,7 @@ class Model:
         batch = self.engine.batch([molecule])
         batch = batch.with_positions(batch.positions.clone().requires_grad_())
         prediction = self.engine(batch)
-        if not bool(prediction.state.gap.amin() > SMALLEST_GAP):
+        if not bool(prediction.state.gap.amin() > RESOLVED_GAP):
             raise ValueError(f"{molecule.name or molecule.formula}: {NO_FORCES}")
         (gradient,) = torch.autograd.grad(prediction.energy.sum(), batch.positions, create_graph=True)
         (product,) = torch.autograd.grad((gradient * direction).sum(), batch.positions)
@@ -361,7 +360,7 @@ class Model:
             if forces:
                 batch = batch.with_positions(batch.positions.clone().requires_grad_())
             prediction = self.engine(batch, dipole=True, with_members=with_members)
-            gradient = results.gradient(batch, prediction) if forces else None
+            gradient = prediction.gradient(batch) if forces else None
         arrays = results.arrays(batch, prediction)
         infinite = [m for m, e in zip(molecules, arrays["energy"], strict=True) if not np.isfinite(e)]
         if infinite:
@@ -411,7 +410,7 @@ class Model:
         if mode == "corrected":
             refuse_doubtful(molecule, self.header, fast.warnings)
         warnings = self._reference_warnings(mode)
-        if forces and mode != "scf" and fast.spin_gap is not None and fast.spin_gap < SMALLEST_GAP:
+        if forces and mode != "scf" and fast.spin_gap is not None and fast.spin_gap < RESOLVED_GAP:
             forces = False
             warnings += (NO_FORCES,)
         options = ModeOptions(forces=forces, conv_tol=conv_tol, compare=compare)

@@ -14,18 +14,6 @@ from mlsemi.properties.multipoles import dipole
 from mlsemi.properties.populations import loewdin_charges, loewdin_populations, mulliken_charges, mulliken_populations
 from mlsemi.properties.spin import spin_square
 
-SMALLEST_GAP = 1e-5
-"""Distance of the frontier orbitals of one spin [Eh] that a network in float32 does not resolve: no forces below it."""
-
-
-def gradient(batch: Batch, prediction: Prediction) -> torch.Tensor:
-    """Derivative of the energies [Eh/bohr], shape (atom, 3); nan for molecules whose density has none."""
-    defined = prediction.state.gap.amin(1) > SMALLEST_GAP
-    if not defined.any():
-        return torch.full_like(batch.positions, torch.nan)
-    gradient = torch.autograd.grad(prediction.energy[defined].sum(), batch.positions)[0]
-    return gradient.masked_fill(~defined[batch.molecule].unsqueeze(-1), torch.nan)
-
 
 def arrays(batch: Batch, prediction: Prediction) -> dict[str, np.ndarray]:
     """Results of a batch, padded."""

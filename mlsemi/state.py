@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -64,6 +64,13 @@ class ElectronicState:
         if self.n_spins == 1:
             return torch.zeros_like(self.density[:, 0])
         return self.density[:, 0] - self.density[:, 1]
+
+    def shifted(self, shift: float) -> ElectronicState:
+        """The state with its orbital energies counted from another zero: F + shift S [Eh]."""
+        if not shift:
+            return self
+        fock = self.fock + shift * self.overlap.unsqueeze(1)
+        return replace(self, fock=fock, mo_energy=self.mo_energy + shift)
 
 
 def n_spin_channels(batch: Batch) -> int:

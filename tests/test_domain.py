@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from mlsemi.domain import SEPARATE_ANGSTROM, doubts, implausible, n_fragments
+from mlsemi.domain import SEPARATE_ANGSTROM, distance_ranges, doubts, implausible, n_fragments
 from mlsemi.molecule import Molecule
 
 
@@ -33,6 +33,9 @@ def test_several_molecules_are_doubted_unless_so_many_were_trained():
     (reason,) = doubts(line, {"max_fragments": 2})
     assert reason.startswith("3 fragments") and "trained on at most 2" in reason
     assert doubts(line, {"max_fragments": 3}) == ()
+    ion = Molecule(line.numbers, line.positions, charge=2)
+    (reason,) = doubts(ion, {"max_fragments": 3})
+    assert reason.startswith("3 fragments") and "charge +2: the model spreads the charge over all of them" in reason
 
 
 def test_a_stretched_bond_does_not_make_two_molecules():
@@ -40,3 +43,22 @@ def test_a_stretched_bond_does_not_make_two_molecules():
     stretched = Molecule.from_angstrom([6, 6], [[0, 0, 0], [0, 0, 1.4 * 1.54]])
     assert n_fragments(stretched) == 2
     assert n_fragments(stretched, tolerance_angstrom=SEPARATE_ANGSTROM) == 1
+
+
+def test_another_isomer_of_the_same_formula_is_doubted():
+    """Hydrogen peroxide folded and drawn apart: the same atoms, another oxygen-oxygen distance."""
+
+    def peroxide(bond: float) -> Molecule:
+        return Molecule.from_angstrom(
+            [8, 8, 1, 1], [[0, 0, 0], [bond, 0, 0], [0, 0.97, 0], [bond, 0, 0.97]], name="peroxide"
+        )
+
+    domain = {"formulas": ["H2O2"], "distances": distance_ranges([peroxide(1.4), peroxide(1.5)])}
+    assert domain["distances"]["O-O"] == [1.4, 1.5] and domain["distances"]["O-H"][0] == 0.97
+    assert sorted(domain["distances"]) == ["H-H", "O-H", "O-O"]
+    assert doubts(peroxide(1.45), domain) == doubts(peroxide(1.6), domain) == ()
+    (reason,) = doubts(peroxide(1.7), domain)
+    assert reason.startswith("O-O distance of 1.70 angstrom, the training has 1.40 to 1.50")
+    (reason,) = doubts(peroxide(1.1), domain)
+    assert "O-O distance of 1.10" in reason
+    assert doubts(peroxide(1.7), {"formulas": ["H2O2"]}) == ()  # a checkpoint of before there were distances

@@ -36,7 +36,7 @@ from typing import Any
 import numpy as np
 import torch
 from ablation_variants import REFERENCE, VARIANTS
-from learning_curve import ROOT, Say, check_count, labels_of, read_runs, tables_of, write_config
+from learning_curve import ROOT, Say, check_labels, labels_of, read_runs, tables_of, write_config
 
 from mlsemi import checkpoint
 from mlsemi.interop.atomic_write import written_whole
@@ -290,7 +290,7 @@ def main() -> None:
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     try:
         arguments.labels = arguments.labels or labels_of("ablation")
-        check_count(arguments.labels, arguments.limit)
+        check_labels("ethanol", arguments.limit, arguments.labels)
         for name, seed in ((name, seed) for seed in arguments.seeds for name in arguments.variants or VARIANTS):
             try:
                 new = one_run(name, seed, arguments, runs)

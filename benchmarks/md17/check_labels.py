@@ -36,7 +36,11 @@ def read_frames(path: Path) -> dict[str, np.ndarray]:
         ValueError: if it lacks one of them, or their shapes do not fit.
     """
     names = ("nuclear_charges", "coords", "energies", "forces")
-    with np.load(path, allow_pickle=False) as file:
+    try:
+        opened = np.load(path, allow_pickle=False)
+    except (ValueError, EOFError) as error:
+        raise ValueError(f"{path} is not an npz file") from error
+    with opened as file:
         missing = [name for name in names if name not in file.files]
         if missing:
             raise ValueError(f"{path} has no {', '.join(missing)}; it has {', '.join(file.files)}")

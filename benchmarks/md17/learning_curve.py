@@ -31,6 +31,7 @@ from mlsemi.train.loop import Progress, train
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = Path(__file__).resolve().parent
+FORMULAS = {"ethanol": "C2H6O", "malonaldehyde": "C3H4O2", "uracil": "C4H4N2O2"}
 COUNTS = {"ethanol": (100, 300, 1000), "malonaldehyde": (100, 300, 1000), "uracil": (100, 300, 500, 1000)}
 
 PANELS = {
@@ -55,7 +56,7 @@ def tables_of(molecule: str, count: int, steps: int | None, seed: int | None) ->
     """`MOLECULE.toml` with another number of labels, without the paths in it."""
     tables = tomllib.loads((FOLDER / f"{molecule}.toml").read_text())
     training = tables["training"]
-    training["steps"] = steps or training["steps"]
+    training["steps"] = training["steps"] if steps is None else steps
     training["seed"] = training.get("seed", 0) if seed is None else seed
     training["validate_every"] = min(training["validate_every"], max(1, training["steps"] // 5))
     name = f"{molecule}-{count}-{training['steps']}x{training['batch']}-seed{training['seed']}"
@@ -95,12 +96,17 @@ def toml_of(tables: Mapping[str, Any]) -> str:
     return "\n".join(plain) + "\n"
 
 
-def check_count(labels: Path, count: int) -> None:
-    """Refuses to train on fewer labels than the row will say.
+def check_labels(molecule: str, count: int, labels: Path, *others: Path) -> None:
+    """Refuses to train on other labels, or fewer, than the row will say.
 
     Raises:
-        ValueError: if the label file holds fewer.
+        ValueError: if the files are of another molecule, or hold fewer training labels.
     """
+    for path in (labels, *others):
+        with LabelStore.open(path) as store:
+            found = sorted({store.molecule(i).formula for i in range(len(store))})
+        if found != [FORMULAS[molecule]]:
+            raise ValueError(f"{path} holds labels of {', '.join(found) or 'nothing'}, not of {FORMULAS[molecule]}")
     with LabelStore.open(labels) as store:
         if len(store) < count:
             raise ValueError(f"{labels} holds {len(store)} labels, {count} are asked for: label more geometries")
@@ -224,7 +230,7 @@ def one_run(molecule: str, count: int, arguments: argparse.Namespace, runs: dict
     name = tables["name"]
     if name in runs and runs[name]["settings"] == settings:
         return False
-    check_count(labels, count)
+    check_labels(molecule, count, labels, test)
     config = read_config(write_config(tables, labels, arguments.work))
     made = trained(config)
     errors = tested(config, test, limit=arguments.test_limit, variational=arguments.variational)

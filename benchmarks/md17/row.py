@@ -119,6 +119,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--jobs", type=int, default=1, help="processes that label and evaluate (default 1)")
     parser.add_argument("--show", action="store_true", help="print the commands and do nothing")
     arguments = parser.parse_args(argv)
+    if arguments.jobs < 1:
+        parser.error(f"--jobs {arguments.jobs} must be 1 at least")
     frames = arguments.frames.resolve()
     for file in frame_files(arguments.molecule, frames).values():
         if not file.is_file():

@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from learning_curve import FOLDER, ROOT, labels_of, read_runs, tested, trained, write_config
+from learning_curve import FOLDER, ROOT, check_labels, labels_of, read_runs, tested, trained, write_config
 
 from mlsemi.data.store import LabelStore, write_store
 from mlsemi.interop.atomic_write import written_whole
@@ -118,7 +118,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     for folder in (arguments.work, arguments.out.parent):
         folder.mkdir(parents=True, exist_ok=True)
     try:
-        frames = split(arguments.labels or labels_of("ethanol"), arguments.work)
+        labels = arguments.labels or labels_of("ethanol")
+        check_labels("ethanol", 1, labels)
+        frames = split(labels, arguments.work)
         if runs and (kept := json.loads(arguments.out.read_text())["frames"]) != frames:
             raise ValueError(
                 f"{arguments.out} is of other labels ({kept}, not {frames}): give another --out, or remove it"

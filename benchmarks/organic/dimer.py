@@ -10,6 +10,7 @@ fast energy [kcal/mol].
 from __future__ import annotations
 
 import argparse
+import sys
 
 import numpy as np
 import torch
@@ -55,4 +56,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except (ValueError, OSError) as error:
+        sys.exit(f"error: {error}")

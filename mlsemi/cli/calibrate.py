@@ -35,11 +35,13 @@ def calibrate(
     from mlsemi import checkpoint
     from mlsemi.cli.display import Display
     from mlsemi.data.store import LabelStore
+    from mlsemi.interop.atomic_write import refuse_unwritable
     from mlsemi.model import find_model
     from mlsemi.train.calibrate import calibrate as run
     from mlsemi.train.calibrate import with_members
 
     try:
+        refuse_unwritable(output)
         header, engine = with_members(find_model(model), member or [])
         with ExitStack() as stack, Display({"predict": "molecules", "variational": "molecules"}) as display:
             stores = [stack.enter_context(LabelStore.open(path)) for path in labels]

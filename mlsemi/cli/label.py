@@ -54,7 +54,8 @@ def label(
 ) -> None:
     """Label geometries by PySCF: Fock matrices, energies and more; correlated methods without Fock matrices.
 
-    Run the same command again to go on after an interruption: nothing is lost and nothing is done twice.
+    Run the same command again to go on after an interruption: nothing is lost and nothing is done twice. Molecules that
+    fail are named and left out; the exit status is 1 if the file holds no label of these geometries.
     """
     from mlsemi.basis import load_basis
     from mlsemi.cli.display import Display
@@ -83,7 +84,9 @@ def label(
                 residual_tolerance=residual_tol,
                 initial_density=start,
                 retry_failed=retry_failed,
-                report=lambda p: display.show("labels", p.finished, p.total, p.per_second, f"{p.failed} failed"),
+                report=lambda p: display.show(
+                    "labels", p.finished, p.total, p.per_second, f"{p.failed + p.failed_before} failed"
+                ),
                 **extras,
             )
     except (ValueError, OSError) as error:
@@ -92,7 +95,7 @@ def label(
     _print_summary(summary, output)
     if summary.interrupted:
         raise typer.Exit(130)
-    if summary.progress.failed and not summary.progress.done and not summary.progress.before:
+    if not summary.progress.done and not summary.progress.before:
         raise typer.Exit(1)
 
 
@@ -148,12 +151,13 @@ def _checkpoint(name_or_path: str) -> Path:
 def _print_summary(summary: Summary, output: Path) -> None:
     p = summary.progress
     typer.echo(
-        f"{p.done} labels in {p.seconds:.1f} s ({p.per_second:.2f}/s), {p.before} from before, {p.failed} failed; "
-        f"{p.finished} of {p.total} done: {output}"
+        f"{p.done} labels in {p.seconds:.1f} s ({p.per_second:.2f}/s), {p.before} from before, {p.failed} failed"
+        + (f", {p.failed_before} failed before" if p.failed_before else "")
+        + f"; {p.finished} of {p.total} done: {output}"
     )
     for reason, count in sorted(summary.failures.items(), key=lambda item: -item[1])[:5]:
         typer.echo(f"warning: {count} failed: {reason}", err=True)
-    if p.failed:
+    if p.failed or p.failed_before:
         typer.echo("warning: failed molecules have no label in the file; --retry-failed tries them again", err=True)
     if summary.interrupted:
         typer.echo("interrupted: all labels so far are safe; run the same command again to go on", err=True)

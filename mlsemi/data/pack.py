@@ -10,8 +10,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mlsemi.baseline.tables import LONGEST
-from mlsemi.batch import Batch
 from mlsemi.data.store import LabelStore, Record, write_store
 from mlsemi.engine import Engine
 from mlsemi.molecule import Molecule
@@ -45,33 +43,26 @@ def check_encoding(store: LabelStore, engine: Engine) -> None:
         )
 
 
-def whole_fock(store: LabelStore, stored: Tensor, engine: Engine, batch: Batch, baseline: Tensor) -> Tensor:
+def whole_fock(store: LabelStore, stored: Tensor, baseline: Tensor) -> Tensor:
     """Fock matrices from what a label file stores.
 
     Args:
         store: the file.
         stored: its values, padded, shape (molecule, spin, ao, ao).
-        engine: whose baseline the residuals refer to.
-        batch: the molecules, from `Engine.batch`.
-        baseline: F0 of the batch [Eh], shape (molecule, ao, ao).
+        baseline: F0 that the residuals refer to [Eh], shape (molecule, ao, ao).
 
     Returns:
         F [Eh], shape (molecule, spin, ao, ao).
     """
     if store.fock_encoding == "full":
         return stored
-    if engine.network.config.cutoff < LONGEST:
-        # stored residuals are to F0 with all its pairs, of which the batch of a shorter network has not all
-        baseline = whole_baseline(engine, batch.molecules).to(stored.device)
     return stored + baseline.unsqueeze(1)
 
 
-def whole_baseline(engine: Engine, molecules: Sequence[Molecule]) -> Tensor:
-    """F0 with two-centre xc to its full reach, whatever the cutoff of the network; shape (molecule, ao, ao) [Eh]."""
-    cutoff = max(LONGEST, engine.network.config.cutoff)
-    batch = Batch.of(molecules, engine.basis, cutoff=cutoff).to(engine.device)
+def baseline_fock(engine: Engine, molecules: Sequence[Molecule]) -> Tensor:
+    """F0 of molecules; shape (molecule, ao, ao) [Eh]."""
     with torch.no_grad():
-        return engine.integrals(batch).baseline.fock
+        return engine.integrals(engine.batch(list(molecules))).baseline.fock
 
 
 def pack_residuals(
@@ -141,7 +132,7 @@ def _baselines(engine: Engine, records: Sequence[Record]) -> list[np.ndarray | N
     labelled = [k for k, r in enumerate(records) if not r.failure]
     out: list[np.ndarray | None] = [None] * len(records)
     if labelled:
-        padded = whole_baseline(engine, [records[k].molecule for k in labelled]).cpu().numpy()
+        padded = baseline_fock(engine, [records[k].molecule for k in labelled]).cpu().numpy()
         for k, matrix in zip(labelled, padded, strict=True):
             fock = records[k].observables.fock
             assert fock is not None

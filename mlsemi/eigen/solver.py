@@ -8,8 +8,9 @@ warning.
 The verification (Freivalds 1977) takes a few products with vectors instead of matrices. With x of random signs and
 sizes between 0.5 and 1.5, (FC - SC eps) x and (C^T S C - 1) x are never small if one orbital is wrong. If several are,
 so that an element is wrong by a of the norms, the error hides from one vector with a probability of at most
-tolerance / a. One vector that leaves less than `SURE` settles it (1e-9 for a = 1e-4, which is less than a failed solver
-leaves); else two vectors must leave less than `RESIDUAL_TOLERANCE` (1e-12).
+tolerance / a. One vector that leaves less than `SURE` settles it (1e-11 for a = 1e-4, which is less than a failed
+solver leaves); else two vectors must leave less than `RESIDUAL_TOLERANCE` (1e-16). These are probabilities over draws
+of x, which is drawn once.
 """
 
 from __future__ import annotations

@@ -72,6 +72,9 @@ class StateEmbedding(nn.Module):
 class ChargePotential(nn.Module):
     """Potential of the excess charge at each atom, see the module's docstring.
 
+    The shares add up to one over all atoms of a molecule, however far apart they are: an ion beside another molecule
+    is not size-consistent.
+
     Args:
         scalars: invariant channels of the atoms.
         n_elements: number of elements.

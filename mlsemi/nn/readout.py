@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from math import sqrt
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import silu
+from torch.nn.functional import silu, softplus
 
 from mlsemi.blocks import Slots
 from mlsemi.nn.coupling import clebsch_gordan
 from mlsemi.nn.so2 import BondLinear, Linear
 
 _HIDDEN = 64
+_SOFT = 0.2
+"""Width of the bend where the distance of a scale is held [bohr]."""
 
 
 def _first_slot(slots: Slots) -> tuple[list[int], list[int]]:
@@ -114,6 +117,7 @@ class PairReadout(nn.Module):
     matrix: Tensor
     path: Tensor
     log_scale: Tensor
+    span: Tensor
 
     def __init__(self, slots: Slots, widths: Sequence[int], n_types: int) -> None:
         super().__init__()
@@ -126,11 +130,17 @@ class PairReadout(nn.Module):
         self.register_buffer("matrix", matrix, persistent=False)
         self.register_buffer("path", path, persistent=False)
         self.register_buffer("log_scale", torch.zeros(n_types, int(path.max()) + 1, 3))
+        self.register_buffer("span", torch.tensor([-torch.inf, torch.inf]).repeat(n_types, 1))
 
     def scale(self, pair_type: Tensor, distance: Tensor) -> Tensor:
-        """Typical size of each component at a distance [Eh], shape (pair, component): exp(a + b d + c d^2)."""
+        """Typical size of each component at a distance [Eh], shape (pair, component): exp(a + b d + c d^2).
+
+        Outside of the distances that it was fitted to, d stays near the end of these: a rising fit goes on for ever.
+        """
         a, b, c = self.log_scale[pair_type].unbind(-1)
-        d = distance[:, None]
+        low, high = self.span[pair_type].unbind(-1)
+        soft = partial(softplus, beta=1 / _SOFT)
+        d = (distance + soft(low - distance) - soft(distance - high))[:, None]
         return torch.exp(a + (b + c * d) * d).index_select(1, self.path)
 
     def forward(self, state: Sequence[Tensor], pair_type: Tensor, distance: Tensor) -> Tensor:

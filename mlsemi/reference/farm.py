@@ -63,7 +63,8 @@ class Progress:
 
     Attributes:
         total: geometries asked for, without repetitions.
-        before: of these, done by earlier runs.
+        before: of these, labelled by earlier runs.
+        failed_before: of these, failures of earlier runs that are not tried again.
         done: labels made by this run.
         failed: failures of this run.
         seconds: wall time of this run so far.
@@ -72,6 +73,7 @@ class Progress:
 
     total: int
     before: int
+    failed_before: int
     done: int
     failed: int
     seconds: float
@@ -80,7 +82,7 @@ class Progress:
     @property
     def finished(self) -> int:
         """Geometries that need no more work."""
-        return self.before + self.done + self.failed
+        return self.before + self.failed_before + self.done + self.failed
 
     @property
     def per_second(self) -> float:
@@ -284,7 +286,8 @@ def _run(
     """Collect and write what the workers give."""
     start = time.perf_counter()
     reasons: Counter[str] = Counter()
-    progress = Progress(len(order), len(order) - len(tasks), 0, 0, 0.0)
+    kept = [ledger.known[key] for key, index in order.items() if index not in tasks]
+    progress = Progress(len(order), sum(kept), len(kept) - sum(kept), 0, 0, 0.0)
     interrupted = False
     next_pack = start + pack_seconds
     results = _solved(tasks, work, min(jobs, max(len(tasks), 1)))

@@ -8,14 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, replace
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from mlsemi import checkpoint
-from mlsemi.calibration import fit_interval
+from mlsemi.calibration import FEWEST, fit_interval
 from mlsemi.checkpoint import Header
 from mlsemi.data.store import LabelStore
 from mlsemi.engine import Engine
+from mlsemi.nn.network import FockNetwork
 from mlsemi.reference.second_order import fit_correction
 from mlsemi.train.evaluate import Report, evaluate, has_its_fock, select
 from mlsemi.train.metrics import Row, paired
@@ -40,6 +44,8 @@ def with_members(path: str | Path, members: Sequence[str | Path]) -> tuple[Heade
     loaded = [checkpoint.load(member) for member in members]
     for member, (other, _) in zip(members, loaded, strict=True):
         _check_member(header, other, path, member)
+    pairs = zip((path, *members), (engine, *(e for _, e in loaded)), strict=True)
+    _check_different([(path, each.network) for path, each in pairs])
     networks = tuple(other.network for other, _ in loaded)
     header = replace(header, members=networks, calibration={})
     tensors = {k: v for k, v in engine.state_dict().items() if not k.startswith("members.")}
@@ -49,6 +55,16 @@ def with_members(path: str | Path, members: Sequence[str | Path]) -> tuple[Heade
     combined = checkpoint.engine_of(header, build=False)
     checkpoint.load_tensors(combined, {k: v for k, v in tensors.items() if v.numel()}, path=path)
     return header, combined.eval().requires_grad_(False)
+
+
+def _check_different(networks: Sequence[tuple[str | Path, FockNetwork]]) -> None:
+    """Refuses a network that is there twice: its distance from itself says nothing."""
+    for (path, one), (other_path, other) in combinations(networks, 2):
+        theirs = other.state_dict()
+        if one.config == other.config and all(torch.equal(v, theirs[k]) for k, v in one.state_dict().items()):
+            raise ValueError(
+                f"member {other_path} has the same weights as {path}: give models that were trained by themselves"
+            )
 
 
 def _check_member(header: Header, other: Header, path: str | Path, member: str | Path) -> None:
@@ -109,14 +125,18 @@ def calibrate(
         ValueError: for labels that do not belong to the model, or too few of them.
         ImportError: without PySCF.
     """
-    rows: list[Row] = []
+    parts: list[tuple[LabelStore, list[int]]] = []
     for store in stores:
         if not has_its_fock(header, store):
             raise ValueError(
                 f"{store.path} has labels of {store.level}: calibrate on those of {header.level('variational')}, with "
                 "Fock matrices"
             )
-        chosen = select(store, split=split)
+        parts.append((store, select(store, split=split)))
+    if (count := sum(len(chosen) for _, chosen in parts)) < FEWEST:
+        raise ValueError(f"{count} labels of split={split!r} are too few to calibrate with: {FEWEST} at least")
+    rows: list[Row] = []
+    for store, chosen in parts:
         rows += evaluate(header, engine, store, chosen, variational=True, jobs=jobs, report=report).rows
     found: dict[str, Any] = {"labels": len(rows), "molecules": len({row["name"] or row["formula"] for row in rows})}
     if engine.members:

@@ -135,7 +135,7 @@ class Config:
         name: name of the model.
         output: folder of the run, relative to the configuration file.
         baseline: kind of F0.
-        overlap_floor: see `mlsemi.engine.Engine`.
+        overlap_floor: see `mlsemi.engine.Engine`; None: that of the model to start from, 0 without one.
         data: labels.
         network: size.
         named: sizes of the network that the file names; what is not named is that of the model to start from, if there
@@ -148,7 +148,7 @@ class Config:
     name: str
     output: Path
     baseline: str
-    overlap_floor: float
+    overlap_floor: float | None
     data: DataConfig
     network: NetworkConfig = field(default_factory=NetworkConfig)
     named: frozenset[str] | None = None
@@ -200,7 +200,7 @@ def read_config(path: str | Path) -> Config:
         name=name,
         output=folder / str(data.get("output", f"runs/{name}")),
         baseline=str(data.get("baseline", "atoms")),
-        overlap_floor=_number(data.get("overlap_floor", 0.0), "overlap_floor", path),
+        overlap_floor=_number(data["overlap_floor"], "overlap_floor", path) if "overlap_floor" in data else None,
         named=frozenset(data.get("network", {})),
         **built,
     )
@@ -282,6 +282,17 @@ def _check(config: Config, path: Path) -> None:
                     f"{path}: [finetune] {key} = {getattr(config.finetune, key):g} must be 0 with difference_to, "
                     "where the Fock matrix stays as it is"
                 )
+    for key, weights in (("loss", config.loss), ("finetune", config.finetune)):
+        for name, weight in vars(weights).items() if weights else ():
+            if not isinstance(weight, str) and weight < 0:
+                raise ValueError(f"{path}: [{key}] {name} = {weight:g} must not be negative")
+    if config.finetune is None and not any(vars(config.loss).values()):
+        raise ValueError(
+            f"{path}: [loss] sets all weights to 0: give one of {', '.join(vars(config.loss))} a positive one"
+        )
+    for key in ("warmup", "weight_decay", "seed", "patience"):
+        if getattr(training, key) < 0:
+            raise ValueError(f"{path}: [training] {key} = {getattr(training, key)} must not be negative")
     for key in ("steps", "batch", "learning_rate", "clip", "validate_every"):
         if getattr(training, key) <= 0:
             raise ValueError(f"{path}: [training] {key} = {getattr(training, key)} must be positive")

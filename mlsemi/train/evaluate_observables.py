@@ -38,8 +38,8 @@ def observable_rows(
         say: shows progress.
 
     Returns:
-        As of `mlsemi.train.evaluate.evaluate`, with what the labels have: `energy_fast_error`, `gradient_mae`,
-        `dipole_error`, `dipole_norm_error`, `ionization_error` [a.u.].
+        As of `mlsemi.train.evaluate.evaluate`, with what the labels have: `energy_fast_error`, `gradient_mae`
+        (nan where the predicted gap is closed), `dipole_error`, `dipole_norm_error`, `ionization_error` [a.u.].
     """
     order = sorted(indices, key=lambda i: (molecules[i].spin > 0, molecules[i].n_atoms))
     found: dict[int, Row] = {}
@@ -62,7 +62,7 @@ def _rows(engine: Engine, records: Sequence[Record], dipoles: list[np.ndarray]) 
         prediction = engine(batch, dipole=True)
         gradient = np.zeros((0, 3))
         if with_gradient:
-            gradient = torch.autograd.grad(prediction.energy.sum(), batch.positions)[0].cpu().numpy()
+            gradient = prediction.gradient(batch).cpu().numpy()
     moments = _moments(prediction, batch)
     ionization = ionization_energy(prediction).detach().cpu().numpy()
     rows: list[Row] = []

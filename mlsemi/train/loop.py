@@ -325,6 +325,11 @@ class _Run:
             errors = self._validation_errors()
             for key, p in self.parameters.items():
                 p.copy_(own[key])
+        if wrong := [name for name, error in errors.items() if not math.isfinite(error)]:
+            raise RuntimeError(
+                f"validation after step {self.step}: {', '.join(wrong)} not finite: lower the learning rate and choose "
+                "another output; checkpoint and state of the validation before, if there was one, stay"
+            )
         units = self.objective.units
         row: dict[str, float] = {"step": self.step, "seconds": round(self.seconds, 1), "rate": self._learning_rate()}
         row |= {f"train_{k}_{units[k]}": self.sums[k] / self.counts[k] if k in self.sums else math.nan for k in units}

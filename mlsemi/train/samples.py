@@ -124,7 +124,7 @@ def _prepare_chunk(store: LabelStore, indices: Sequence[int], engine: Engine) ->
     with torch.no_grad():
         exact = engine.integrals(batch)
         terms = exact.baseline
-        fock = whole_fock(store, stored_fock(records, batch), engine, batch, terms.fock)
+        fock = whole_fock(store, stored_fock(records, batch), terms.fock)
         keep = engine.dependency_filter(batch, exact.overlap)
     with torch.enable_grad():
         fock.requires_grad_()

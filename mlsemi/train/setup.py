@@ -19,7 +19,7 @@ import mlsemi
 from mlsemi import checkpoint
 from mlsemi.data.smiles import side_of
 from mlsemi.data.store import LabelStore, molecule_key
-from mlsemi.domain import SEPARATE_ANGSTROM, n_fragments
+from mlsemi.domain import SEPARATE_ANGSTROM, distance_ranges, n_fragments
 from mlsemi.engine import Engine
 from mlsemi.molecule import Molecule
 from mlsemi.nn.network import NetworkConfig
@@ -29,6 +29,9 @@ from mlsemi.train.finetune import observables_objective
 from mlsemi.train.objective import Objective, fock_objective
 from mlsemi.train.samples import Sample, prepare
 from mlsemi.train.statistics import set_spin_statistics, set_statistics
+
+_FEW = 20
+"""Formulas that a model names: with more it is one of a kind of molecules, not of these."""
 
 LEFT_OUT = "labels of states that are not unique (degenerate frontier orbitals) are left out"
 
@@ -138,22 +141,28 @@ def _prepare(
 
 
 def _of_base(config: Config, start: str | Path | None) -> Config:
-    """The configuration with the sizes of the network that it does not name from the model to start from.
+    """The configuration; what it does not name of network and filter is that of the model to start from.
 
     For fine-tuning all of the network, F0 and filter are that model's.
 
     Raises:
-        ValueError: for fine-tuning without one.
+        ValueError: for fine-tuning, or training of a part, without one.
     """
     if start is None:
         if config.finetune is not None:
             raise ValueError("[finetune] needs a trained model to start from: give one with --from")
-        return config
+        if config.training.trained != "all":
+            raise ValueError(
+                f"[training] trained = {config.training.trained!r} is for a part of a trained model: give one with "
+                "--from"
+            )
+        return replace(config, overlap_floor=config.overlap_floor or 0.0)
     base = checkpoint.read_header(start)
     if config.finetune is None:
         named = {f.name for f in fields(NetworkConfig)} if config.named is None else config.named
         network = replace(base.network, **{name: getattr(config.network, name) for name in named})
-        return replace(config, network=network)
+        floor = base.overlap_floor if config.overlap_floor is None else config.overlap_floor
+        return replace(config, network=network, overlap_floor=floor)
     return replace(config, network=base.network, baseline=base.baseline, overlap_floor=base.overlap_floor)
 
 
@@ -258,6 +267,8 @@ def _check_states(config: Config, used: Sequence[Molecule]) -> None:
 
 def _header(config: Config, store: LabelStore, used: Sequence[Any], counts: list[int]) -> checkpoint.Header:
     elements = tuple(sorted({z for m in used for z in m.numbers.tolist()}))
+    formulas = {m.formula for m in used}
+    few = len(formulas) <= _FEW
     domain = {
         "charges": sorted({m.charge for m in used}),
         "spins": sorted({m.spin for m in used}),
@@ -265,7 +276,8 @@ def _header(config: Config, store: LabelStore, used: Sequence[Any], counts: list
         "max_atoms": max(m.n_atoms for m in used),
         "max_heavy_atoms": max(m.n_heavy_atoms for m in used),
         "max_fragments": max(n_fragments(m, tolerance_angstrom=SEPARATE_ANGSTROM) for m in used),
-        "formulas": sorted({m.formula for m in used}) if len({m.formula for m in used}) <= 20 else [],
+        "formulas": sorted(formulas) if few else [],
+        "distances": distance_ranges(used) if few else {},
     }
     training = {
         "labels_train": counts[0],
@@ -283,7 +295,7 @@ def _header(config: Config, store: LabelStore, used: Sequence[Any], counts: list
         basis=store.basis.subset(elements),
         elements=elements,
         baseline=config.baseline,
-        overlap_floor=config.overlap_floor,
+        overlap_floor=config.overlap_floor or 0.0,
         network=config.network,
         domain=domain,
         training=training,

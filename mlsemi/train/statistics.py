@@ -14,7 +14,7 @@ from mlsemi.engine import Engine
 from mlsemi.frames import BondFrames
 from mlsemi.molecule import Molecule
 from mlsemi.nn.charges import potential_matrix
-from mlsemi.nn.readout import AtomReadout, EnergyReadout
+from mlsemi.nn.readout import AtomReadout, EnergyReadout, PairReadout
 from mlsemi.train.samples import Sample, SampleBatch, collate
 
 _BIN = 0.4
@@ -32,7 +32,7 @@ def set_statistics(engine: Engine, samples: Sequence[Sample], *, chunk: int = 32
     """
     network = engine.network
     found = _components(engine, samples, _mean_of_spins, chunk)
-    network.pair_readout.log_scale.copy_(_fit_log_scale(found.squares, found.counts))
+    _set_pair_statistics(network.pair_readout, found)
     _set_atom_statistics(network.atom_readout, found.diagonal)
     _set_energy_statistics(engine, samples)
     if network.config.open_shells:
@@ -50,7 +50,7 @@ def set_spin_statistics(engine: Engine, samples: Sequence[Sample], *, chunk: int
     if not opened:
         raise ValueError("[network] open_shells = true, but no label to train on is open-shell: set it to false")
     found = _components(engine, opened, _difference_of_spins, chunk)
-    network.spin_pair_readout.log_scale.copy_(_fit_log_scale(found.squares, found.counts))
+    _set_pair_statistics(network.spin_pair_readout, found)
     network.spin_atom_readout.scale.fill_(_FLOOR)
     _set_atom_statistics(network.spin_atom_readout, found.diagonal, with_mean=False)
 
@@ -76,11 +76,14 @@ class _Components:
     Attributes:
         squares: of the pair components, summed, shape (ordered element pair, bin of distance, path).
         counts: how many there are, shape (ordered element pair, bin of distance).
+        span: least and largest distance [bohr], shape (ordered element pair, 2); of pairs that there are none of
+            (inf, -inf).
         diagonal: atom blocks of each element, shape (atom, slot, slot).
     """
 
     squares: Tensor
     counts: Tensor
+    span: Tensor
     diagonal: list[Tensor]
 
 
@@ -94,6 +97,7 @@ def _components(
     n_bins = int(network.config.cutoff / _BIN) + 1
     squares = torch.zeros(n * n, n_bins, n_paths, dtype=torch.float64)
     counts = torch.zeros(n * n, n_bins, dtype=torch.float64)
+    least, largest = torch.full((2, n * n), torch.inf, dtype=torch.float64) * torch.tensor([[1.0], [-1.0]])
     diagonal: list[list[Tensor]] = [[] for _ in range(n)]
     share = torch.bincount(pair_path, minlength=n_paths).double()
     for start in range(0, len(samples), chunk):
@@ -108,10 +112,19 @@ def _components(
         components = (rotation.mT @ blocks.off_diagonal @ rotation).flatten(1) @ pair_matrix.mT
         by_path = torch.zeros(len(components), n_paths, dtype=torch.float64)
         by_path.index_add_(1, pair_path, components**2)
-        place = (element[batch.pair[0]] * n + element[batch.pair[1]]) * n_bins + (frames.distance / _BIN).long()
+        pair_type = element[batch.pair[0]] * n + element[batch.pair[1]]
+        least.scatter_reduce_(0, pair_type, frames.distance, "amin")
+        largest.scatter_reduce_(0, pair_type, frames.distance, "amax")
+        place = pair_type * n_bins + (frames.distance / _BIN).long()
         squares.view(-1, n_paths).index_add_(0, place, by_path / share)
         counts.view(-1).index_add_(0, place, torch.ones(len(place), dtype=torch.float64))
-    return _Components(squares, counts, [torch.cat(d) for d in diagonal])
+    return _Components(squares, counts, torch.stack([least, largest], 1), [torch.cat(d) for d in diagonal])
+
+
+def _set_pair_statistics(readout: PairReadout, found: _Components) -> None:
+    readout.log_scale.copy_(_fit_log_scale(found.squares, found.counts))
+    seen = found.counts.sum(1) > 0
+    readout.span[seen] = found.span[seen].to(readout.span.dtype)
 
 
 def _fit_log_scale(squares: Tensor, counts: Tensor) -> Tensor:

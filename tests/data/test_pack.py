@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from mlsemi.basis import load_basis
-from mlsemi.data.pack import pack_residuals, whole_baseline
+from mlsemi.data.pack import baseline_fock, pack_residuals
 from mlsemi.data.store import LabelStore, Record, write_store
 from mlsemi.engine import Engine
 from mlsemi.molecule import Molecule
@@ -38,7 +38,7 @@ def test_both_spins_of_open_shells_and_charged_molecules_come_back(tmp_path, rng
     with LabelStore.open(tmp_path / "labels.h5") as store:
         deviation = pack_residuals(store, tmp_path / "packed.h5", engine, quantum=quantum)
     assert deviation <= 0.5 * quantum + 1e-10  # rounding to the next multiple
-    baseline = whole_baseline(engine, molecules[:1])[0].numpy()  # of neutral atoms: the same for all three
+    baseline = baseline_fock(engine, molecules[:1])[0].numpy()  # of neutral atoms: the same for all three
     with LabelStore.open(tmp_path / "packed.h5") as packed:
         assert packed.n_failures == 1
         for i, (molecule, fock) in enumerate(zip(molecules, focks, strict=True)):

@@ -85,6 +85,16 @@ def test_too_few_orbitals_are_left(near_dependent, occupation):
         eigen.solve_smeared(fock, overlap, torch.tensor([8.0]), 0.1)
 
 
+@pytest.mark.parametrize("smallest", [1e-4, 1e-6])
+def test_the_filter_is_the_function_of_the_overlap_that_it_says(near_dependent, smallest):
+    _, overlap = near_dependent(6, smallest, 3 * smallest, n=40)
+    values, vectors = torch.linalg.eigh(overlap)
+    expected = (vectors / (1 + (3e-3 / values) ** 4).unsqueeze(-2)) @ vectors.mT
+    found = eigen.dependency_filter(overlap, torch.ones(1, 40, dtype=torch.bool), 3e-3)
+    # (floor / s)^2 = 1e7 times the rounding of the inverse
+    torch.testing.assert_close(found, expected, atol=1e-8, rtol=0)
+
+
 def test_an_orbital_without_norm_is_lifted_and_the_others_stay(near_dependent):
     """An error of 3e-3 Eh in a direction of norm 3e-4 makes an orbital at -10 Eh; the filter puts it at LEVEL."""
     fock, overlap = near_dependent(2, 1e-4)

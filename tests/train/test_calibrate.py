@@ -81,6 +81,23 @@ def test_members_of_another_kind_are_refused(trained, tmp_path):
         with_members(trained[0], [far])
 
 
+def test_a_member_that_is_the_model_is_refused(trained, tmp_path):
+    header, engine = checkpoint.load(trained[0])
+    copy = tmp_path / "copy.safetensors"
+    checkpoint.save(copy, replace(header, name="copy"), engine.state_dict())
+    with pytest.raises(ValueError, match=r"member .*copy\.safetensors has the same weights as .*model\.safetensors"):
+        with_members(trained[0], [trained[1], copy])
+
+
+def test_too_few_labels_are_refused_before_any_work(trained, water_labels):
+    header, engine = with_members(trained[0], [])
+    with (
+        LabelStore.open(water_labels) as store,
+        pytest.raises(ValueError, match="19 labels .* too few .*: 20 at least"),
+    ):
+        calibrate(header, engine, [LimitedStore(store, 19)], split="all", report=lambda *_: pytest.fail("worked"))
+
+
 def test_a_model_without_members_has_no_estimate_of_the_fast_mode(trained, water_labels):
     header, engine = with_members(trained[0], [])
     with LabelStore.open(water_labels) as store:

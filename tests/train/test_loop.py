@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from mlsemi.checkpoint import read_header
 from mlsemi.data.store import LabelStore, write_store
 from mlsemi.nn.network import NetworkConfig
+from mlsemi.train import loop
 from mlsemi.train.config import read_config
 from mlsemi.train.loop import train
 from mlsemi.train.objective import Objective
@@ -175,6 +176,24 @@ def test_a_loss_that_is_not_finite_ends_the_run(configure, monkeypatch):
     monkeypatch.setattr(Objective, "total", lambda self, terms: finite(self, terms) * float("nan"))
     with pytest.raises(RuntimeError, match="not finite for 21 steps .* lower the learning rate"):
         train(config)
+
+
+def test_a_validation_that_is_not_finite_ends_the_run_and_leaves_what_was_written(configure, monkeypatch):
+    config = configure("diverged", steps=4, validate_every=2)
+    first = replace(config, training=replace(config.training, steps=2))
+    train(first)
+    before = {path.name: path.read_bytes() for path in config.output.iterdir()}
+    errors = loop._Run._validation_errors
+    monkeypatch.setattr(loop._Run, "_validation_errors", lambda self: errors(self) | {"energy": float("nan")})
+    with pytest.raises(RuntimeError, match="validation after step 4: energy not finite: lower the learning rate"):
+        train(config)
+    assert {path.name: path.read_bytes() for path in config.output.iterdir()} == before
+
+
+def test_a_part_is_trained_of_a_trained_model_only(configure):
+    config = configure("part")
+    with pytest.raises(ValueError, match="trained = 'head' is for a part of a trained model: give one with --from"):
+        train(replace(config, training=replace(config.training, trained="head")))
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
