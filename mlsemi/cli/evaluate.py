@@ -72,6 +72,8 @@ def evaluate(
             stores = [stack.enter_context(LabelStore.open(file)) for file in labels]
             chosen = [select(store, split=split.value, limit=limit) for store in stores]
             folder = output or Path(f"{path.stem if path.stem != 'model' else header.name}-on-{labels[0].stem}")
+            if folder.is_file():
+                raise ValueError(f"--output {folder} is a file: give a folder")
             folder.mkdir(parents=True, exist_ok=True)
             found = together(
                 header,

@@ -144,7 +144,7 @@ def raise_differing(where: str, found: Mapping[str, Any], wanted: Mapping[str, A
     """Refuse to continue a file that was begun with other settings."""
 
     def short(value: object) -> str:
-        text = repr(value)
+        text = repr(value.item() if isinstance(value, np.generic) else value)
         return text if len(text) < 80 else text[:77] + "..."
 
     parts = ", ".join(f"{k} {short(found.get(k))} (asked now: {short(wanted[k])})" for k in names)

@@ -192,7 +192,8 @@ def _integer_in(info: Mapping[str, object], name: str, where: str) -> int | None
     if value is None:
         return None
     if not isinstance(value, int | float | np.number) or int(value) != value:
-        raise ValueError(f"{where}: {name}={value!r} must be an integer")
+        plain = value.item() if isinstance(value, np.number) else value
+        raise ValueError(f"{where}: {name}={plain!r} must be an integer")
     return int(value)
 
 
