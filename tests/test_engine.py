@@ -1,5 +1,7 @@
 """The whole engine with an untrained network: symmetries, the exact gradient, batches, separability."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -115,6 +117,20 @@ def test_far_molecules_do_not_feel_each_other(tiny_engine):
     )
     assert gap > 0  # else electrons would move from one to the other
     np.testing.assert_allclose(states[2].energy[0], states[0].energy[0] + states[1].energy[0], atol=1e-9)
+
+
+def test_the_baseline_does_not_end_where_the_network_does(tiny_header):
+    """Two waters whose oxygen atoms cross the cutoff of a network that sees less far than F0."""
+    network = replace(tiny_header.network, cutoff=6.0)
+    torch.manual_seed(1)
+    engine = engine_of(replace(tiny_header, network=network), dtype=torch.float64).eval().requires_grad_(False)
+    numbers = np.concatenate([WATER.numbers, WATER.numbers])
+    energy = []
+    for distance in (6.0 - 1e-5, 6.0 + 1e-5):
+        positions = np.concatenate([WATER.positions, WATER.positions + [0, 0, distance]])
+        energy.append(float(engine(engine.batch([Molecule(numbers, positions)])).energy[0]))
+    # without the pair the jump is of the order of 1e-3 Eh; forces are below 0.1 Eh/bohr
+    assert abs(energy[1] - energy[0]) < 2e-6
 
 
 def test_an_element_that_is_not_covered(tiny_engine):

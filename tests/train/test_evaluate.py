@@ -97,6 +97,14 @@ def test_a_shift_of_the_potential_moves_orbital_energies_only(write, tiny_header
     assert (tmp_path / "parity.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_the_zero_of_a_fine_tuned_model_is_no_error(write, tiny_header, tiny_engine, monkeypatch):
+    with write(own_labels(tiny_engine)) as store:
+        monkeypatch.setattr(tiny_engine, "orbital_shift", 0.2)
+        metrics = evaluate(tiny_header, tiny_engine, store, select(store)).metrics
+    for key in ("h_mae_uEh", "h_orthonormal_mae_uEh", "occupied_energies_mae_uEh", "homo_mae_uEh"):
+        assert metrics[key] < 1e-5, key
+
+
 def test_variational_energies_are_those_of_the_reference(write, tiny_header, tiny_engine):
     """The variational energy lies above the SCF by about the estimate, whatever the density."""
     labels = []

@@ -263,6 +263,17 @@ def test_sizes_that_are_not_named_are_those_of_the_model(configure, tmp_path):
     assert second == replace(config.network, charges=True) != NetworkConfig(charges=True)
 
 
+def test_the_filter_that_is_not_named_is_that_of_the_model(configure):
+    config = configure("first", steps=1, validate_every=1)
+    assert config.overlap_floor is None
+    first = train(replace(config, overlap_floor=1e-3))
+    again = configure("second", steps=1, validate_every=1)
+    assert read_header(train(again, start=first)).overlap_floor == 1e-3
+    other = configure("third", steps=1, validate_every=1)
+    assert read_header(train(replace(other, overlap_floor=0.0), start=first)).overlap_floor == 0.0
+    assert read_header(train(configure("fresh", steps=1, validate_every=1))).overlap_floor == 0.0
+
+
 def test_a_model_that_does_not_fit_is_refused(configure, tmp_path):
     first = train(configure("first", limit=10))
     config = configure("second", limit=10)

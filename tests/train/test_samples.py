@@ -242,6 +242,13 @@ def test_statistics_bring_components_to_order_one(samples, water_engine):
         assert 10 < present.sum() < len(present)
         # the fit has three parameters over a range of distances
         assert ((root[present] > 0.5) & (root[present] < 2.0)).all()
+    # beyond the distances of the samples a scale stays what it is at their end, whatever the fit does there
+    low, high = readout.span[1].tolist()
+    of_pair = frames.distance[kind == 1]
+    assert (low, high) == pytest.approx((float(of_pair.min()), float(of_pair.max())), abs=1e-5)
+    ends = readout.scale(torch.tensor([1, 1, 1]), torch.tensor([high + 2.0, high + 4.0, high + 9.0]))
+    torch.testing.assert_close(ends[0], ends[2], rtol=1e-4, atol=0)
+    torch.testing.assert_close(ends[1], ends[2], rtol=1e-4, atol=0)
     offsets = engine.network.energy_readout
     with torch.no_grad():
         output = engine.network(group.batch, frames)
