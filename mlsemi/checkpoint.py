@@ -255,9 +255,7 @@ def load_tensors(
         ValueError: if names or shapes do not fit.
     """
     own = engine.state_dict()
-    wanted = {
-        k for k, v in own.items() if v.numel() and (k in tensors or not (k.startswith(keep) or k.endswith(_LATER)))
-    }
+    wanted = {k for k, v in own.items() if v.numel() and (k in tensors or not _may_lack(k, keep))}
     if wanted != set(tensors):
         odd = sorted(wanted ^ set(tensors))
         raise ValueError(f"{path}: weights do not fit the header: {odd[:4]}{' and more' if len(odd) > 4 else ''}")
