@@ -30,9 +30,9 @@ from mlsemi.baseline import KINDS
 from mlsemi.data.pack import baseline_fock, check_encoding
 from mlsemi.data.store import LabelStore, Record, write_store
 from mlsemi.engine import Engine
+from mlsemi.files import written_whole
 from mlsemi.integrals import one_electron, plan
 from mlsemi.interop.ase import read_molecules
-from mlsemi.interop.atomic_write import written_whole
 from mlsemi.nn.network import NetworkConfig
 from mlsemi.train.config import Config, DataConfig, TrainingConfig
 from mlsemi.train.evaluate import evaluate

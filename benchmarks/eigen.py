@@ -35,7 +35,7 @@ import torch  # noqa: E402
 from torch import Tensor  # noqa: E402
 
 from mlsemi import eigen  # noqa: E402
-from mlsemi.interop.atomic_write import written_whole  # noqa: E402
+from mlsemi.files import written_whole  # noqa: E402
 
 BATCH = 64
 

@@ -32,7 +32,6 @@ calculations.
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import os
 import sys
@@ -52,7 +51,7 @@ from mlsemi.checkpoint import Header
 from mlsemi.data.pack import whole_fock
 from mlsemi.data.split import split_of
 from mlsemi.data.store import LabelStore, Record, write_store
-from mlsemi.interop.atomic_write import written_whole
+from mlsemi.files import sha256_of, written_whole
 from mlsemi.layout import AOLayout
 from mlsemi.model import DEFAULT_MODEL, FAILURES, Model, find_model, load
 from mlsemi.molecule import Molecule
@@ -393,7 +392,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     model = load(arguments.model)
     about = {
         "model": model.name,
-        "sha256": hashlib.sha256(find_model(arguments.model).read_bytes()).hexdigest(),
+        "sha256": sha256_of(find_model(arguments.model)),
         "method": model.header.method,
         "basis": model.header.basis.name,
     }

@@ -31,8 +31,8 @@ import torch
 from mlsemi import checkpoint
 from mlsemi.batch import Batch
 from mlsemi.engine import Engine
+from mlsemi.files import written_whole
 from mlsemi.interop.ase import read_molecules
-from mlsemi.interop.atomic_write import written_whole
 from mlsemi.model import DEFAULT_MODEL, find_model
 from mlsemi.molecule import Molecule
 from mlsemi.reference.forces import predicted, variational_gradient

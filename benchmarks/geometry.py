@@ -18,9 +18,9 @@ from ase import Atoms
 from ase.neighborlist import natural_cutoffs, neighbor_list
 from ase.optimize import BFGS
 
+from mlsemi.files import written_whole
 from mlsemi.interop.ase import read_molecules
 from mlsemi.interop.ase.calculator import MlsemiCalculator
-from mlsemi.interop.atomic_write import written_whole
 from mlsemi.model import Mode
 
 ROOT = Path(__file__).resolve().parents[1]

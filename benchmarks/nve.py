@@ -22,8 +22,8 @@ from ase.md.velocitydistribution import MaxwellBoltzmannDistribution, Stationary
 from ase.md.verlet import VelocityVerlet
 from ase.optimize import BFGS
 
+from mlsemi.files import written_whole
 from mlsemi.interop.ase import read_molecules
-from mlsemi.interop.atomic_write import written_whole
 from mlsemi.model import Model, load
 from mlsemi.molecule import Molecule
 from mlsemi.units import BOHR_IN_ANGSTROM, HARTREE_IN_EV

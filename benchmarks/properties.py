@@ -14,7 +14,6 @@ the same command goes on.
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import sys
 from collections.abc import Iterator
@@ -29,8 +28,8 @@ from mlsemi.data.pack import whole_fock
 from mlsemi.data.split import split_of
 from mlsemi.data.store import LabelStore
 from mlsemi.engine import Engine
+from mlsemi.files import sha256_of, written_whole
 from mlsemi.integrals import plan, second_moments
-from mlsemi.interop.atomic_write import written_whole
 from mlsemi.model import Mode, Model, find_model
 from mlsemi.molecule import Molecule
 from mlsemi.properties.bond_orders import mayer_bond_orders, wiberg_bond_orders
@@ -176,7 +175,7 @@ def main() -> None:
             print(f"{name:<38} mean {values['mean']:.4g}  median {values['median']:.4g}  largest {values['max']:.4g}")
         write(arguments.output, found)
     else:
-        digest = hashlib.sha256(find_model(arguments.model).read_bytes()).hexdigest()
+        digest = sha256_of(find_model(arguments.model))
         vibrations(model, digest, arguments.labels, arguments.molecules, arguments.modes, arguments.output)
 
 

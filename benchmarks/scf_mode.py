@@ -18,7 +18,6 @@ test molecules.
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import os
 import time
@@ -34,7 +33,7 @@ import torch
 from mlsemi.basis import Basis
 from mlsemi.data.smiles import side_of
 from mlsemi.data.store import LabelStore
-from mlsemi.interop.atomic_write import written_whole
+from mlsemi.files import sha256_of, written_whole
 from mlsemi.layout import AOLayout
 from mlsemi.model import DEFAULT_MODEL, Model, find_model, load
 from mlsemi.molecule import Molecule
@@ -172,7 +171,7 @@ def main() -> None:
     pyscf.lib.num_threads(1)
     model = load(arguments.model)
     method, basis, tol = model.header.method, model.header.basis, arguments.conv_tol
-    digest = hashlib.sha256(find_model(arguments.model).read_bytes()).hexdigest()
+    digest = sha256_of(find_model(arguments.model))
     rows = [] if arguments.fresh else finished(arguments.out, digest, arguments.split, tol)
     chosen = molecules(arguments.labels, arguments.split, arguments.molecules or None)
     scf_mode(model, chosen[0], tol, stability=True)  # what only the first call takes

@@ -9,7 +9,6 @@ SHA-256 is compared). The model card NAME.md beside the weights is written by ha
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +16,7 @@ from pathlib import Path
 from safetensors.torch import load_file
 
 from mlsemi import checkpoint
+from mlsemi.files import sha256_of
 
 SHOWN = {
     "h_mae_uEh": "H MAE [uEh]",
@@ -41,7 +41,7 @@ def main() -> None:
     parser.add_argument("--into", type=Path, default=Path("mlsemi/weights"))
     arguments = parser.parse_args()
     found = json.loads(arguments.metrics.read_text())
-    digest = hashlib.sha256(arguments.model.read_bytes()).hexdigest()
+    digest = sha256_of(arguments.model)
     if found["model"]["sha256"] != digest:
         raise SystemExit(f"error: {arguments.metrics} is of another checkpoint than {arguments.model}")
     header = checkpoint.read_header(arguments.model)

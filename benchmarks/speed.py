@@ -36,8 +36,8 @@ import torch
 
 import mlsemi
 from mlsemi.baseline import BaselineTerms
+from mlsemi.files import written_whole
 from mlsemi.interop.ase import read_molecules
-from mlsemi.interop.atomic_write import written_whole
 from mlsemi.model import DEFAULT_MODEL, Model, load
 from mlsemi.molecule import Molecule
 from mlsemi.units import BOHR_IN_ANGSTROM

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
@@ -17,6 +16,7 @@ from torch import Tensor
 
 from mlsemi.basis import Basis
 from mlsemi.engine import Engine
+from mlsemi.files import written_whole
 from mlsemi.layout import AO_ORDER
 from mlsemi.nn.network import NetworkConfig
 
@@ -163,27 +163,17 @@ def save(path: str | Path, header: Header, tensors: Mapping[str, Tensor]) -> Non
         header: what it says of itself.
         tensors: the state of the engine, `Engine.state_dict()`.
     """
-    path = Path(path)
-    beside = path.with_name(path.name + ".part")
     contiguous = {k: v.detach().cpu().contiguous() for k, v in tensors.items() if v.numel()}
-    try:
+    with written_whole(path) as beside:
         save_file(contiguous, str(beside), metadata={_KEY: json.dumps(header.to_json())})
         # safetensors writes for the owner alone; a model is made to be shared
         beside.chmod(0o644)
-        os.replace(beside, path)
-    finally:
-        beside.unlink(missing_ok=True)
 
 
 def copy(path: str | Path, to: str | Path) -> None:
     """Copies a checkpoint beside its place and renames it."""
-    to = Path(to)
-    beside = to.with_name(to.name + ".part")
-    try:
+    with written_whole(to) as beside:
         shutil.copyfile(path, beside)
-        os.replace(beside, to)
-    finally:
-        beside.unlink(missing_ok=True)
 
 
 def read_header(path: str | Path) -> Header:

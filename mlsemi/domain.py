@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import combinations_with_replacement
 from typing import Any
 
 import numpy as np
@@ -66,19 +67,23 @@ def distance_ranges(molecules: Iterable[Molecule]) -> dict[str, list[float]]:
     """Least and largest distance of the atoms of each pair of elements [angstrom], as {"C-H": [1.02, 3.1], ...}."""
     found: dict[str, list[float]] = {}
     for molecule in molecules:
-        for pair, distance in _pair_distances(molecule):
+        for pair, (least, largest) in _extreme_distances(molecule).items():
             low, high = found.get(pair, (np.inf, 0.0))
-            found[pair] = [min(low, round(distance, 4)), max(high, round(distance, 4))]
+            found[pair] = [min(low, round(least, 4)), max(high, round(largest, 4))]
     return dict(sorted(found.items()))
 
 
-def _pair_distances(molecule: Molecule) -> list[tuple[str, float]]:
-    """Elements, hydrogen last, and distance [angstrom] of each two atoms."""
-    symbols, x = [symbol_of(z) for z in molecule.numbers.tolist()], molecule.positions_angstrom
-    found = []
-    for i, j in zip(*np.triu_indices(molecule.n_atoms, 1), strict=True):
-        pair = sorted((symbols[i], symbols[j]), key=lambda symbol: (symbol == "H", symbol))
-        found.append(("-".join(pair), float(np.linalg.norm(x[i] - x[j]))))
+def _extreme_distances(molecule: Molecule) -> dict[str, tuple[float, float]]:
+    """Least and largest distance [angstrom] of the atoms of each pair of elements, hydrogen named last."""
+    first, second = np.triu_indices(molecule.n_atoms, 1)
+    x, z = molecule.positions_angstrom, molecule.numbers
+    distance = np.linalg.norm(x[first] - x[second], axis=-1)
+    found = {}
+    elements = sorted(set(z.tolist()), key=lambda each: (each == 1, symbol_of(each)))
+    for a, b in combinations_with_replacement(elements, 2):
+        of_pair = distance[(z[first] == a) & (z[second] == b) | (z[first] == b) & (z[second] == a)]
+        if len(of_pair):
+            found[f"{symbol_of(a)}-{symbol_of(b)}"] = float(of_pair.min()), float(of_pair.max())
     return found
 
 
@@ -166,8 +171,8 @@ def doubts(molecule: Molecule, domain: Mapping[str, Any]) -> tuple[str, ...]:
 def _outside(molecule: Molecule, distances: Mapping[str, Sequence[float]]) -> str:
     """The distance that is farthest outside of those of the training, in words; empty if none is."""
     worst, words = 1 + DISTANCE_MARGIN, ""
-    for pair, distance in _pair_distances(molecule):
-        if pair in distances:
+    for pair, extremes in _extreme_distances(molecule).items():
+        for distance in extremes if pair in distances else ():
             low, high = distances[pair]
             ratio = max(low / max(distance, 1e-9), distance / high)
             if ratio > worst:

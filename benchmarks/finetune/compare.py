@@ -36,7 +36,7 @@ from summaries import energies, reactions
 from mlsemi import checkpoint
 from mlsemi.data.store import LabelStore, Record, molecule_key, write_store
 from mlsemi.engine import Engine
-from mlsemi.interop.atomic_write import written_whole
+from mlsemi.files import written_whole
 from mlsemi.model import Model, find_model
 from mlsemi.molecule import Molecule
 from mlsemi.nn.network import FockNetwork

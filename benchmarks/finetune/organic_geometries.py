@@ -18,7 +18,7 @@ from pathlib import Path
 
 from mlsemi.data.smiles import side_of
 from mlsemi.data.store import LabelStore
-from mlsemi.interop.atomic_write import written_whole
+from mlsemi.files import written_whole
 from mlsemi.molecule import Molecule
 from mlsemi.reference.sampling import NotIntactError, geometry_from_smiles, relaxed
 

@@ -42,7 +42,7 @@ from mlsemi.baseline.atoms import free_atom
 from mlsemi.basis import Basis, load_basis
 from mlsemi.batch import Batch
 from mlsemi.data.store import LabelStore, molecule_key
-from mlsemi.interop.atomic_write import written_whole
+from mlsemi.files import written_whole
 from mlsemi.layout import AOLayout
 from mlsemi.molecule import Molecule
 from mlsemi.observables import Observables

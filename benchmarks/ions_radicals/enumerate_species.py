@@ -19,6 +19,7 @@ from pathlib import Path
 from rdkit import Chem
 
 from mlsemi.data.split import split_of
+from mlsemi.files import written_whole
 
 # The species that the work is measured by come first.
 NAMED = """
@@ -196,9 +197,8 @@ def main() -> None:
     parser.add_argument("--test", action="store_true", help="print the species on the test side of the split")
     arguments = parser.parse_args()
     found = species(arguments.parents.read_text().split())
-    beside = arguments.output.with_name(arguments.output.name + ".part")
-    beside.write_text("\n".join(found) + "\n")
-    beside.replace(arguments.output)
+    with written_whole(arguments.output) as beside:
+        beside.write_text("\n".join(found) + "\n")
     print(f"{len(found)} species; by charge and spin: {dict(sorted(Counter(map(charge_and_spin, found)).items()))}")
     if arguments.test:
         print(*(s for s in found if split_of(s) == "test"))

@@ -39,7 +39,7 @@ from ablation_variants import REFERENCE, VARIANTS
 from learning_curve import ROOT, Say, check_labels, labels_of, read_runs, tables_of, write_config
 
 from mlsemi import checkpoint
-from mlsemi.interop.atomic_write import written_whole
+from mlsemi.files import written_whole
 from mlsemi.train import loop
 from mlsemi.train.config import Config, DataConfig, TrainingConfig, read_config
 from mlsemi.train.loop import Progress, fit

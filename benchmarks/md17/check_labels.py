@@ -20,7 +20,7 @@ import numpy as np
 from scipy.spatial import cKDTree
 
 from mlsemi.data.store import LabelStore
-from mlsemi.interop.atomic_write import written_whole
+from mlsemi.files import written_whole
 from mlsemi.units import BOHR_IN_ANGSTROM, HARTREE_IN_EV, HARTREE_IN_KCAL_PER_MOL
 
 SAME = 1e-5

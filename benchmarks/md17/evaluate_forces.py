@@ -11,7 +11,6 @@ Run the same command again to go on: figures of the same model and labels are ke
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import sys
 import time
@@ -24,7 +23,7 @@ import pyscf
 import torch
 
 from mlsemi.data.store import LabelStore
-from mlsemi.interop.atomic_write import written_whole
+from mlsemi.files import sha256_of, written_whole
 from mlsemi.model import MODES, Model, find_model, load
 from mlsemi.units import BOHR_IN_ANGSTROM, HARTREE_IN_EV, HARTREE_IN_KCAL_PER_MOL
 
@@ -108,12 +107,6 @@ def show(found: dict[str, dict[str, float]]) -> None:
         print(f"| {mode} | {values['molecules']} | {force} | {energy} | {values['cpu_s_mean']:.2f} |")
 
 
-def sha256(path: Path) -> str:
-    """Of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def earlier(path: Path, about: dict[str, Any]) -> dict[str, Rows]:
     """Rows of an earlier run with the same model and labels.
 
@@ -145,7 +138,7 @@ def main() -> None:
         path = find_model(arguments.model)
         model = load(path, precision=arguments.precision)
         out = arguments.out or Path(f"{model.name}-forces-on-{arguments.labels.stem}.json")
-        about = {"model": model.name, "sha256": sha256(path), "precision": arguments.precision}
+        about = {"model": model.name, "sha256": sha256_of(path), "precision": arguments.precision}
         about["labels"] = arguments.labels.name
         rows = earlier(out, about)
         with LabelStore.open(arguments.labels) as store:

@@ -24,7 +24,7 @@ import torch
 
 from mlsemi import checkpoint
 from mlsemi.data.store import LabelStore
-from mlsemi.interop.atomic_write import written_whole
+from mlsemi.files import written_whole
 from mlsemi.train.config import Config, read_config
 from mlsemi.train.evaluate import evaluate, select
 from mlsemi.train.loop import Progress, train

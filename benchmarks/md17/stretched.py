@@ -25,7 +25,7 @@ import torch
 from learning_curve import FOLDER, ROOT, check_labels, labels_of, read_runs, tested, trained, write_config
 
 from mlsemi.data.store import LabelStore, write_store
-from mlsemi.interop.atomic_write import written_whole
+from mlsemi.files import written_whole
 from mlsemi.train.config import read_config
 
 SHORT, LONG = 0.8, 1.9

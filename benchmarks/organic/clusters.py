@@ -22,7 +22,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mlsemi.interop.atomic_write import written_whole
+from mlsemi.files import written_whole
 from mlsemi.molecule import Molecule
 from mlsemi.reference.sampling import (
     NotIntactError,

@@ -19,6 +19,8 @@ from pathlib import Path
 
 from rdkit import Chem
 
+from mlsemi.files import written_whole
+
 VALENCE = {"C": 4, "N": 3, "O": 2}
 N_FIVE = 800
 """Number of molecules with five heavy atoms, besides the special ones."""
@@ -216,9 +218,8 @@ def main() -> None:
     parser.add_argument("-o", "--output", type=Path, required=True, help="file to write, one canonical SMILES a line")
     output = parser.parse_args().output
     smiles = molecules()
-    beside = output.with_name(output.name + ".part")
-    beside.write_text("\n".join(smiles) + "\n")
-    beside.replace(output)
+    with written_whole(output) as beside:
+        beside.write_text("\n".join(smiles) + "\n")
     counts = Counter(Chem.MolFromSmiles(s).GetNumHeavyAtoms() for s in smiles)
     print(f"{len(smiles)} molecules; by heavy atoms: {dict(sorted(counts.items()))}")
 

@@ -22,7 +22,7 @@ import numpy as np
 
 from mlsemi.data.smiles import side_of
 from mlsemi.data.store import LabelStore, Record, write_store
-from mlsemi.interop.atomic_write import written_whole
+from mlsemi.files import written_whole
 from mlsemi.molecule import Molecule
 
 SAME = 1e-6

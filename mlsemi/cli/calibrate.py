@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from mlsemi.cli.evaluate import SplitName
+from mlsemi.files import refuse_unwritable
 
 
 def calibrate(
@@ -35,7 +36,6 @@ def calibrate(
     from mlsemi import checkpoint
     from mlsemi.cli.display import Display
     from mlsemi.data.store import LabelStore
-    from mlsemi.interop.atomic_write import refuse_unwritable
     from mlsemi.model import find_model
     from mlsemi.train.calibrate import calibrate as run
     from mlsemi.train.calibrate import with_members

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import csv
-import hashlib
 import json
-import os
 import platform
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from mlsemi.files import sha256_of, written_whole
 
 if TYPE_CHECKING:
     from mlsemi.checkpoint import Header
@@ -112,7 +112,7 @@ def _provenance(header: Header, model: Path, stores: Sequence[LabelStore], split
         "model": {
             "name": header.name,
             "file": model.name,
-            "sha256": _sha256(model),
+            "sha256": sha256_of(model),
             "method": header.method,
             "basis": header.basis.name,
             "baseline": header.baseline,
@@ -120,7 +120,7 @@ def _provenance(header: Header, model: Path, stores: Sequence[LabelStore], split
         "labels": [
             {
                 "file": Path(store.path).name,
-                "sha256": _sha256(Path(store.path)),
+                "sha256": sha256_of(Path(store.path)),
                 "method": store.method,
                 "resolved_functional": store.resolved_functional,
                 "encoding": store.fock_encoding,
@@ -140,11 +140,6 @@ def _provenance(header: Header, model: Path, stores: Sequence[LabelStore], split
     }
 
 
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def _numbers(found: Evaluation) -> dict[str, Any]:
     return {
         "molecules": len(found.rows),
@@ -156,29 +151,17 @@ def _numbers(found: Evaluation) -> dict[str, Any]:
 
 
 def _write_json(path: Path, data: Mapping[str, Any]) -> None:
-    _write(path, lambda beside: beside.write_text(json.dumps(data, indent=2) + "\n"))
+    with written_whole(path) as beside:
+        beside.write_text(json.dumps(data, indent=2) + "\n")
 
 
 def _write_rows(path: Path, found: Evaluation) -> None:
     names = list(dict.fromkeys(name for row in found.rows for name in row))
-
-    def write(beside: Path) -> None:
-        with beside.open("w", newline="") as file:
-            writer = csv.DictWriter(file, fieldnames=names)
-            writer.writeheader()
-            for row in found.rows:
-                writer.writerow({k: f"{v:.12g}" if isinstance(v, float) else v for k, v in row.items()})
-
-    _write(path, write)
-
-
-def _write(path: Path, write: Callable[[Path], Any]) -> None:
-    beside = path.with_name(path.name + ".part")
-    try:
-        write(beside)
-        os.replace(beside, path)
-    finally:
-        beside.unlink(missing_ok=True)
+    with written_whole(path) as beside, beside.open("w", newline="") as file:
+        writer = csv.DictWriter(file, fieldnames=names)
+        writer.writeheader()
+        for row in found.rows:
+            writer.writerow({k: f"{v:.12g}" if isinstance(v, float) else v for k, v in row.items()})
 
 
 _ESTIMATE_TEXTS = {

@@ -12,6 +12,7 @@ import typer
 from mlsemi.cli import options
 from mlsemi.cli.options import DeviceName, ModeName, PrecisionName, check_writable, limit_threads, told
 from mlsemi.cli.single import read_frames
+from mlsemi.files import written_whole
 
 if TYPE_CHECKING:
     from mlsemi.model import Model
@@ -204,7 +205,6 @@ def write(
         names |= {"basis_name": basis.name, "basis": basis, "level": model.header.level(mode)}
         write_json(output, [atomic_result(m, o, **names) for m, o in zip(molecules, results, strict=True)])
     else:
-        from mlsemi.interop.atomic_write import written_whole
         from mlsemi.interop.extxyz import frame_text
 
         info = {"model": model.name, "mode": mode}

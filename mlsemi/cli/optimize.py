@@ -11,6 +11,7 @@ import typer
 from mlsemi.cli import options
 from mlsemi.cli.options import DeviceName, ModeName, PrecisionName, limit_threads, told
 from mlsemi.cli.single import files_of_run, meter, read_one
+from mlsemi.files import written_whole
 
 if TYPE_CHECKING:
     from mlsemi.interop.ase.optimize import Optimized
@@ -56,7 +57,6 @@ def optimize(
         from mlsemi.cli.display import Display
         from mlsemi.interop.ase import optimize as engine
         from mlsemi.interop.ase.calculator import MlsemiCalculator
-        from mlsemi.interop.atomic_write import written_whole
         from mlsemi.interop.extxyz import frame_text
         from mlsemi.model import DEFAULT_MODEL
 

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from mlsemi.files import refuse_unwritable
+
 if TYPE_CHECKING:
     from mlsemi.molecule import Molecule
 
@@ -120,10 +122,10 @@ def check_writable(outputs: Mapping[str, Path | None], sources: Iterable[Path] =
     for option, path in outputs.items():
         if path is None:
             continue
-        if path.is_dir():
-            raise ValueError(f"{option}: {path} is a folder; give the name of a file")
-        if not path.absolute().parent.is_dir():
-            raise ValueError(f"{option}: the folder {path.parent} does not exist; create it first")
+        try:
+            refuse_unwritable(path)
+        except ValueError as error:
+            raise ValueError(f"{option}: {error}") from None
         if reason := taken.get(path.resolve()):
             raise ValueError(f"{option}: {reason}; take another name")
         taken[path.resolve()] = f"{path} is that of {option}"

@@ -9,6 +9,7 @@ import typer
 
 from mlsemi.cli import options
 from mlsemi.cli.options import ModeName, check_writable, limit_threads, read_files, told
+from mlsemi.files import written_whole
 
 if TYPE_CHECKING:
     from mlsemi.molecule import Molecule
@@ -97,7 +98,6 @@ def _page(
 
 
 def _write(path: Path, page: str) -> None:
-    from mlsemi.interop.atomic_write import written_whole
 
     with written_whole(path) as beside:
         beside.write_text(page, encoding="utf-8")

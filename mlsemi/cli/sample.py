@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from mlsemi.cli.options import check_writable
+
 if TYPE_CHECKING:
     from mlsemi.molecule import Molecule
 
@@ -50,8 +52,7 @@ def sample(
     try:
         if min(temperatures) <= 0:
             raise ValueError(f"--temperature must be positive [K], got {min(temperatures):g}")
-        if not output.absolute().parent.is_dir():
-            raise ValueError(f"--output {output}: the folder {output.absolute().parent} does not exist; make it first")
+        check_writable({"--output": output}, [Path(source)])
         starts = read_source(source)
         from mlsemi.reference.geometries import sample_many, write_frames
 
@@ -112,7 +113,7 @@ def _read_smiles(path: Path) -> list[str]:
     from mlsemi.reference.sampling import canonical_smiles
 
     found: dict[str, None] = {}
-    for number, line in enumerate(path.read_text().splitlines(), start=1):
+    for number, line in enumerate(path.read_text(encoding="utf-8-sig").splitlines(), start=1):
         words = line.split()
         if not words or words[0] == "#":
             continue

@@ -20,6 +20,7 @@ import h5py
 import numpy as np
 
 from mlsemi.basis import Basis
+from mlsemi.files import written_whole
 from mlsemi.layout import AO_ORDER
 from mlsemi.molecule import Molecule
 from mlsemi.observables import Observables
@@ -241,9 +242,7 @@ def write_store(
         )
     if fock_dtype not in ("f8", "f4"):
         raise ValueError(f"fock_dtype={fock_dtype!r} must be 'f8' or 'f4'")
-    path = Path(path)
-    beside = path.with_name(path.name + ".part")
-    try:
+    with written_whole(path) as beside:
         with h5py.File(beside, "w") as file:
             for name, value in {**attrs, "kind": _KIND, "format_version": FORMAT_VERSION, "ao_order": AO_ORDER}.items():
                 _write_attribute(file, name, value)
@@ -255,10 +254,6 @@ def write_store(
             file.flush()
         with open(beside, "rb+") as raw:
             os.fsync(raw.fileno())
-        os.replace(beside, path)
-    except BaseException:
-        beside.unlink(missing_ok=True)
-        raise
     return n_records
 
 

@@ -10,7 +10,7 @@ import torch
 
 from mlsemi.basis import Basis
 from mlsemi.batch import Batch
-from mlsemi.interop.atomic_write import written_whole
+from mlsemi.files import written_whole
 from mlsemi.interop.orbitals import SPINS, checked_orbitals, find_orbital
 from mlsemi.layout import AOLayout
 from mlsemi.molecule import Molecule

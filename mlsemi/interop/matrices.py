@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mlsemi.interop.atomic_write import written_whole
+from mlsemi.files import written_whole
 from mlsemi.layout import AOLayout
 from mlsemi.observables import Observables
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from mlsemi.basis import Basis
-from mlsemi.interop.atomic_write import written_whole
+from mlsemi.files import written_whole
 from mlsemi.interop.orbitals import checked_orbitals
 from mlsemi.layout import AOLayout
 from mlsemi.molecule import Molecule, symbol_of

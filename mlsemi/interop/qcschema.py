@@ -15,7 +15,7 @@ from typing import Any, Literal
 import numpy as np
 
 from mlsemi.basis import Basis
-from mlsemi.interop.atomic_write import written_whole
+from mlsemi.files import written_whole
 from mlsemi.layout import AOLayout
 from mlsemi.molecule import Molecule, symbol_of
 from mlsemi.observables import Observables

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from mlsemi.basis import Basis
-from mlsemi.interop.atomic_write import written_whole
+from mlsemi.files import written_whole
 from mlsemi.interop.molden import m_order
 from mlsemi.interop.orbitals import checked_orbitals
 from mlsemi.layout import AOLayout

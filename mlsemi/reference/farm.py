@@ -28,6 +28,7 @@ import mlsemi
 from mlsemi.basis import Basis
 from mlsemi.data.journal import Journal, raise_differing
 from mlsemi.data.store import NO_FOCK, LabelStore, Record, molecule_key, write_store
+from mlsemi.files import refuse_unwritable
 from mlsemi.layout import AO_ORDER
 from mlsemi.molecule import Molecule
 from mlsemi.observables import Observables
@@ -321,8 +322,7 @@ class _Ledger:
 
     def __init__(self, path: Path, settings: dict[str, Any]) -> None:
         self.path, self.settings = path, settings
-        if not path.parent.is_dir():
-            raise ValueError(f"no such folder for the output: {path.parent}")
+        refuse_unwritable(path)
         self.known: dict[str, bool] = {}
         agreed = {k: settings[k] for k in _MUST_AGREE + _CORRELATED_MUST_AGREE if k in settings}
         self.encoding = NO_FOCK if "core" in settings else "full"

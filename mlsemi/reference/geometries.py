@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
 
+from mlsemi.files import written_whole
 from mlsemi.molecule import Molecule
 from mlsemi.processes import SINGLE_THREAD, follow
 from mlsemi.reference.sampling import NotIntactError, geometry_from_smiles, intact_trajectory, relaxed, seed_of
@@ -150,9 +151,8 @@ def write_frames(path: Path, frames: Sequence[Frame]) -> None:
             "pbc": '"F F F"',
         }
         text.append(molecule.to_xyz(" ".join(f"{name}={value}" for name, value in info.items())))
-    beside = path.with_name(path.name + ".part")
-    beside.write_text("".join(text))
-    beside.replace(path)
+    with written_whole(path) as beside:
+        beside.write_text("".join(text))
 
 
 def _quoted(text: str) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -13,6 +12,7 @@ from torch import Tensor
 
 from mlsemi.batch import Batch
 from mlsemi.domain import BOND_TOLERANCE_ANGSTROM, COVALENT_RADII_ANGSTROM
+from mlsemi.files import sha256_of
 from mlsemi.model import Mode, Model
 from mlsemi.molecule import Molecule, symbol_of
 from mlsemi.observables import Observables
@@ -46,12 +46,6 @@ class Source:
     def of(cls, path: Path, *, frame: int, n_frames: int) -> Source:
         """The source of a frame of a file."""
         return cls(path.name, sha256_of(path), frame, n_frames)
-
-
-def sha256_of(path: Path) -> str:
-    """Hash of the content of a file, in hexadecimal digits."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,9 @@ from importlib.metadata import PackageNotFoundError, version
 import numpy as np
 
 import mlsemi
+from mlsemi.files import sha256_of
 from mlsemi.molecule import symbol_of
-from mlsemi.report.content import Content, sha256_of
+from mlsemi.report.content import Content
 from mlsemi.report.markup import Safe, facts, flow, html, markdown, table
 from mlsemi.report.orbitals import Orbital, number
 from mlsemi.report.spectrum import infrared_spectrum

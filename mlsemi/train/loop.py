@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import json
 import math
-import os
 import signal
 import threading
 import time
@@ -22,6 +21,7 @@ from torch import Tensor, nn
 
 from mlsemi import checkpoint
 from mlsemi.engine import Engine
+from mlsemi.files import written_whole
 from mlsemi.train.config import Config
 from mlsemi.train.gauss_newton import GaussNewton
 from mlsemi.train.objective import Objective
@@ -168,8 +168,6 @@ class _Run:
 
     def save_state(self) -> None:
         """Writes all that resuming needs; beside, then renamed."""
-        path = self.config.output / STATE
-        beside = path.with_suffix(".part")
         state = {
             "fingerprint": json.dumps(self.fingerprint(), sort_keys=True),
             "parameters": {k: p.detach() for k, p in self.parameters.items()},
@@ -184,11 +182,8 @@ class _Run:
             "sums": self.sums,
             "counts": self.counts,
         }
-        try:
+        with written_whole(self.config.output / STATE) as beside:
             torch.save(state, beside)
-            os.replace(beside, path)
-        finally:
-            beside.unlink(missing_ok=True)
 
     def resume(self) -> None:
         """Takes up the state of an earlier run, if there is one.
@@ -386,9 +381,7 @@ def _truncate_curves(path: Path, step: int) -> None:
         reader = csv.DictReader(file)
         whole = [r for r in reader if None not in r.values()]
         names, rows = list(reader.fieldnames or []), [r for r in whole if int(r["step"]) <= step]
-    beside = path.with_suffix(".part")
-    with beside.open("w", newline="") as file:
+    with written_whole(path) as beside, beside.open("w", newline="") as file:
         writer = csv.DictWriter(file, fieldnames=names)
         writer.writeheader()
         writer.writerows(rows)
-    os.replace(beside, path)

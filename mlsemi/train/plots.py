@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from mlsemi.calibration import NOISE, Interval, stored_interval
+from mlsemi.files import written_whole
 from mlsemi.train.evaluate import Evaluation
 from mlsemi.train.metrics import ESTIMATED_MODES, Row, column, paired
 from mlsemi.units import DIPOLE_AU_IN_DEBYE, HARTREE_IN_EV, HARTREE_IN_KCAL_PER_MOL
@@ -102,12 +102,8 @@ def _figure(n_rows: int, n_columns: int, size: tuple[float, float]) -> tuple[Any
 
 
 def _save(figure: Any, path: Path) -> None:
-    beside = path.with_name(path.name + ".part")
-    try:
+    with written_whole(path) as beside:
         figure.savefig(beside, format="png", dpi=120)
-        os.replace(beside, path)
-    finally:
-        beside.unlink(missing_ok=True)
 
 
 def _joined(parts: Sequence[np.ndarray]) -> np.ndarray:

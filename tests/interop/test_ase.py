@@ -64,6 +64,19 @@ def test_bad_files_are_refused(tmp_path, text, message):
         read_molecules(write(tmp_path, text))
 
 
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "latin-1", "utf-16"])
+def test_encodings(tmp_path, encoding):
+    """A byte order mark and comments in other encodings do no harm; what is no text at all is refused."""
+    path = tmp_path / "m.xyz"
+    path.write_text(OH.format(comment="spin=1 Gr\u00f6\u00dfe"), encoding=encoding)
+    if encoding == "utf-16":
+        with pytest.raises(ValueError, match="line 1: expected the number of atoms"):
+            read_molecules(path)
+        return
+    (molecule,) = read_molecules(path)
+    assert (molecule.formula, molecule.spin) == ("HO", 1)
+
+
 def test_missing_file_and_unknown_kind_are_refused(tmp_path):
     with pytest.raises(ValueError, match="no such geometry file"):
         read_molecules(tmp_path / "none.xyz")

@@ -121,7 +121,7 @@ def test_bad_requests_are_refused_before_work_begins(tmp_path):
         label([hydrogen(1.4)], path, method="hf", basis=BASIS.subset([8]))
     with pytest.raises(ValueError, match="method='nonsense'"):
         label([hydrogen(1.4)], path, method="nonsense", basis=BASIS)
-    with pytest.raises(ValueError, match="no such folder"):
+    with pytest.raises(ValueError, match="does not exist; create it first"):
         label([hydrogen(1.4)], tmp_path / "none" / "l.h5", method="hf", basis=BASIS)
     assert not path.exists()
 

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator, Mapping
 from io import StringIO
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
 from zipfile import BadZipFile
 
 import numpy as np
@@ -58,7 +58,10 @@ def _read_ase(path: Path, kind: str | None, *, numbered: bool) -> list[Atoms]:
     from ase.io import read
 
     try:
-        source = StringIO("".join(_with_symbols(path))) if numbered else path
+        source: Path | StringIO = path
+        if kind == "extxyz":
+            with _text(path) as file:
+                source = StringIO("".join(_with_symbols(file)) if numbered else file.read())
         return list(read(source, index=":", format=kind))  # pyright: ignore[reportReturnType]
     except KeyError as error:
         raise ValueError(
@@ -66,6 +69,11 @@ def _read_ase(path: Path, kind: str | None, *, numbered: bool) -> list[Atoms]:
         ) from error
     except Exception as error:  # noqa: BLE001 (ASE's readers raise anything)
         raise ValueError(f"geometry file {path} cannot be read: {type(error).__name__}: {error}") from error
+
+
+def _text(path: Path) -> TextIO:
+    """An xyz file: with or without a byte order mark, its comments in whatever encoding."""
+    return path.open(encoding="utf-8-sig", errors="replace")
 
 
 def _name_in(comment: str) -> str:
@@ -89,7 +97,7 @@ def _comments_of_xyz(path: Path) -> tuple[list[str], bool]:
     """
     comments: list[str] = []
     numbered = False
-    with path.open(encoding="utf-8", errors="replace") as file:
+    with _text(path) as file:
         lines = iter(enumerate(file, start=1))
         for number, line in lines:
             frame = len(comments)
@@ -123,18 +131,17 @@ def _symbols_first(comment: str) -> bool:
     return "Properties=" not in comment or re.search(r"(^|\s)Properties=\"?species:", comment) is not None
 
 
-def _with_symbols(path: Path) -> Iterator[str]:
+def _with_symbols(file: TextIO) -> Iterator[str]:
     """Lines of a sequence of whole frames, with symbols for the atomic numbers."""
-    with path.open(encoding="utf-8", errors="replace") as file:
-        for line in file:
-            if not line.strip():
-                continue
-            comment = next(file)
-            yield from (line, comment)
-            for _, row in zip(range(int(line)), file, strict=False):
-                first, rest = row.split(maxsplit=1)
-                known = first.isdecimal() and _symbols_first(comment)
-                yield f"{symbol_of(int(first))} {rest}" if known else row
+    for line in file:
+        if not line.strip():
+            continue
+        comment = next(file)
+        yield from (line, comment)
+        for _, row in zip(range(int(line)), file, strict=False):
+            first, rest = row.split(maxsplit=1)
+            known = first.isdecimal() and _symbols_first(comment)
+            yield f"{symbol_of(int(first))} {rest}" if known else row
 
 
 def _molecule(atoms: Atoms, name: str, *, charge: int | None, spin: int | None) -> Molecule:

@@ -10,7 +10,7 @@ from typing import Any, TextIO
 
 from ase.io.jsonio import decode, encode
 
-from mlsemi.interop.atomic_write import written_whole
+from mlsemi.files import refuse_unwritable, written_whole
 
 
 class Record:
@@ -46,8 +46,8 @@ class Record:
         self._settings = json.loads(json.dumps(dict(settings)))
         self._paths = {"trajectory": trajectory, "log": log}
         for path in (state, trajectory, log):
-            if path is not None and not path.absolute().parent.is_dir():
-                raise ValueError(f"the folder {path.parent} of {path.name} does not exist; create it first")
+            if path is not None:
+                refuse_unwritable(path)
         self.kept: dict[str, Any] | None = self._resume() if restart else self._begin(overwrite)
         self._files: dict[str, TextIO] = {
             name: open(path, "a" if restart else "w", encoding="utf-8")  # noqa: SIM115 (closed by close)

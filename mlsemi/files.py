@@ -1,7 +1,8 @@
-"""Files that appear whole or not at all."""
+"""Files that appear whole or not at all, and what tells one from another."""
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -31,7 +32,13 @@ def refuse_unwritable(path: Path) -> None:
     Raises:
         ValueError: if the folder of `path` does not exist, or `path` is a folder.
     """
-    if not path.parent.is_dir():
-        raise ValueError(f"path={str(path)!r}: the folder {str(path.parent)!r} does not exist; create it first")
     if path.is_dir():
-        raise ValueError(f"path={str(path)!r} is a folder; give the name of a file")
+        raise ValueError(f"{path} is a folder; give the name of a file")
+    if not path.absolute().parent.is_dir():
+        raise ValueError(f"the folder {path.parent} does not exist; create it first")
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 of the content of a file, as `sha256sum` has it."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
