@@ -49,9 +49,9 @@ class Header:
         baseline: kind of F0.
         network: size of the network.
         overlap_floor: see `mlsemi.engine.Engine`.
-        domain: what the model was trained on: `charges`, `spins`, `states` (lists; pairs of both), `max_atoms`,
-            `max_heavy_atoms`, `max_fragments`, and, if the formulas are few, `formulas` and `distances` (least and
-            largest of each pair of elements [angstrom]).
+        domain: what the model was trained on: `charges`, `spins`, `states` (lists; pairs of both), `min_atoms`,
+            `max_atoms`, `max_heavy_atoms`, `max_fragments`, and, if the formulas are few, `formulas` and `distances`
+            (least and largest of each pair of elements [angstrom]).
         difference_domain: the same of the labels of the energy network; empty without one.
         training: labels, steps, seed, versions: the record of the training.
         members: sizes of the further members, see `mlsemi.engine.Engine`.

@@ -132,7 +132,7 @@ def doubts(molecule: Molecule, domain: Mapping[str, Any]) -> tuple[str, ...]:
     Args:
         molecule: what is asked for.
         domain: `max_atoms`, `max_heavy_atoms`, `formulas` and `distances` (of `distance_ranges`) of the training, what
-            is missing or empty is not checked; and `max_fragments`, one if it is missing.
+            is missing or empty is not checked; `max_fragments`, one if it is missing, and `min_atoms`, two if it is.
     """
     found = []
     formulas: Sequence[str] = domain.get("formulas") or []
@@ -141,6 +141,12 @@ def doubts(molecule: Molecule, domain: Mapping[str, Any]) -> tuple[str, ...]:
         found.append(f"the model was trained on {listed} only, this is {molecule.formula}: errors are not known")
     elif far := _outside(molecule, domain.get("distances") or {}):
         found.append(far)
+    smallest = domain.get("min_atoms", 2)
+    if molecule.n_atoms < smallest:
+        found.append(
+            f"the smallest molecule of the training has {smallest} atoms, this has {molecule.n_atoms}: the energy is "
+            "not reliable"
+        )
     largest = domain.get("max_atoms")
     if largest and molecule.n_atoms > SIZE_LIMIT * largest:
         found.append(

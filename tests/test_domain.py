@@ -26,6 +26,13 @@ def test_more_heavy_atoms_than_trained_is_doubted():
     assert doubts(benzene, {**domain, "max_heavy_atoms": 6}) == ()
 
 
+def test_a_single_atom_is_doubted_unless_atoms_were_trained():
+    proton = Molecule([1], np.zeros((1, 3)), charge=1)
+    (reason,) = doubts(proton, {})
+    assert reason == "the smallest molecule of the training has 2 atoms, this has 1: the energy is not reliable"
+    assert doubts(proton, {"min_atoms": 1}) == ()
+
+
 def test_several_molecules_are_doubted_unless_so_many_were_trained():
     line = Molecule.from_angstrom([2, 2, 2], [[0, 0, 0], [4, 0, 0], [8, 0, 0]])
     (reason,) = doubts(line, {})

@@ -273,6 +273,7 @@ def _header(config: Config, store: LabelStore, used: Sequence[Any], counts: list
         "charges": sorted({m.charge for m in used}),
         "spins": sorted({m.spin for m in used}),
         "states": sorted({(m.charge, m.spin) for m in used}),
+        "min_atoms": min(m.n_atoms for m in used),
         "max_atoms": max(m.n_atoms for m in used),
         "max_heavy_atoms": max(m.n_heavy_atoms for m in used),
         "max_fragments": max(n_fragments(m, tolerance_angstrom=SEPARATE_ANGSTROM) for m in used),
