@@ -26,6 +26,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from extrapolation import SIZES
 from larger_molecules import FAMILIES, heavy_atoms
 from pyscf.dft.numint import NumInt
 from scipy.linalg import eigh, sqrtm
@@ -40,7 +41,6 @@ from mlsemi.train.evaluate import check_labels
 from mlsemi.units import HARTREE_IN_EV, HARTREE_IN_KCAL_PER_MOL
 
 ROOT = Path(__file__).resolve().parents[1]
-SIZES = (5, 10, 20, 40)
 EDGES = (9.0, 14.0, np.inf)
 """Upper ends of the classes of distance [bohr]: the organic model's `reach`, its `cutoff`, all."""
 

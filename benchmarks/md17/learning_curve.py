@@ -168,7 +168,7 @@ def plot(runs: Mapping[str, Any], picture: Path) -> None:
     """Errors against numbers of labels, both axes logarithmic, for all molecules with the same number of steps."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
-    from matplotlib.ticker import StrMethodFormatter
+    from matplotlib.ticker import NullFormatter, StrMethodFormatter
 
     groups: dict[tuple[str, int, int], list[Any]] = {}
     for run in runs.values():
@@ -176,12 +176,12 @@ def plot(runs: Mapping[str, Any], picture: Path) -> None:
         group = run["settings"]["molecule"], training["steps"], training["seed"]
         groups.setdefault(group, []).append(run)
     shown = [key for key in PANELS if any(key in run["metrics"] for run in runs.values())]
-    figure = Figure(figsize=(5 * min(len(shown), 2), 3.8 * -(-len(shown) // 2)), layout="constrained")
+    columns = 2 if len(shown) == 4 else len(shown)
+    rows = len(shown) // columns
+    figure = Figure(figsize=(4.8 * columns, 3.8 * rows), layout="constrained")
     FigureCanvasAgg(figure)
-    axes = figure.subplots(-(-len(shown) // 2), min(len(shown), 2), squeeze=False).ravel()
-    for axis in axes[len(shown) :]:
-        axis.set_axis_off()
-    for key, axis in zip(shown, axes, strict=False):
+    axes = figure.subplots(rows, columns, squeeze=False).ravel()
+    for key, axis in zip(shown, axes, strict=True):
         for number, ((molecule, steps, seed), members) in enumerate(sorted(groups.items())):
             points = sorted((r["settings"]["labels"], r["metrics"][key]) for r in members if key in r["metrics"])
             label = f"{molecule}, {steps} steps" + (f", seed {seed}" if seed else "")
@@ -192,7 +192,8 @@ def plot(runs: Mapping[str, Any], picture: Path) -> None:
         axis.set_xticks(counts, [str(count) for count in counts])
         axis.set_xticks([], minor=True)
         axis.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
-        axis.yaxis.set_minor_formatter(StrMethodFormatter("{x:g}"))
+        low, high = axis.get_ylim()
+        axis.yaxis.set_minor_formatter(StrMethodFormatter("{x:g}") if high < 30 * low else NullFormatter())
         axis.set(title=PANELS[key], xlabel="labels, validation included")
         axis.grid(True, which="both", alpha=0.2)
     axes[0].legend(frameon=False)
