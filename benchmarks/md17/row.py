@@ -48,7 +48,7 @@ class Row:
 ROWS = {
     "water": Row(("water/water",), labels=0, test=500, frames="water_500K_{part}.npz", checked=False),
     "ethanol": Row(("md17/ethanol", "md17/ethanol_forces"), forces=True),
-    "malonaldehyde": Row(tuple(f"md17/malonaldehyde{part}" for part in ("", "_2", "_3", "_4", "_energies"))),
+    "malonaldehyde": Row(("md17/malonaldehyde", "md17/malonaldehyde_energies")),
     "uracil": Row(("md17/uracil", "md17/uracil_energies")),
 }
 
