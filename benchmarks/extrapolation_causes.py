@@ -9,7 +9,7 @@ once more:
 
     K_AB = -a/2 D_AB / R_AB,    a: share of exact exchange, D: density of both spins,
 
-switched on between `SWITCH`.
+switched on between `SWITCH`. Up to `VARIATIONAL_UP_TO` AOs also what it does to the `variational` energy.
 
 `fast` energy, 1/2 Tr[(F0 + F)(D - D0)] and atomic energies: its error with the F of the model and the density of the
 reference, the other way round, with both, and that of the atomic energies, which is the rest.
@@ -36,6 +36,8 @@ from mlsemi.data.store import LabelStore
 from mlsemi.energy import electronic_energy
 from mlsemi.files import sha256_of, written_whole
 from mlsemi.model import DEFAULT_MODEL, Model, find_model, load
+from mlsemi.molecule import Molecule
+from mlsemi.reference.variational import variational
 from mlsemi.state import solve_state
 from mlsemi.train.evaluate import check_labels
 from mlsemi.units import HARTREE_IN_EV, HARTREE_IN_KCAL_PER_MOL
@@ -46,6 +48,10 @@ EDGES = (9.0, 14.0, np.inf)
 
 SWITCH = (8.0, 9.0)
 """Where the exchange of far pairs begins and where it is whole [bohr]."""
+
+
+VARIATIONAL_UP_TO = 250
+"""AOs; a Fock build of the larger ones takes minutes."""
 
 
 def smooth_step(x: np.ndarray, low: float, high: float) -> np.ndarray:
@@ -91,6 +97,9 @@ def causes(model: Model, path: Path) -> dict[str, Any]:
     density = root @ prediction.state.density[0, 0].double().numpy() @ root
     far = smooth_step(distance, *SWITCH) / np.maximum(distance, 1.0)
     exchanged = found - share / 2 * root @ (density * far) @ root
+    energies: list[float | None] = [None, None]
+    if len(s) <= VARIATIONAL_UP_TO:
+        energies = [variational_error(determinant(f, s, homo + 1), molecule, model, energy) for f in (found, exchanged)]
     orbitals = np.outer(c[:, homo + 1], c[:, homo + 1]) - np.outer(c[:, homo], c[:, homo])
     _, of_density, of_fock, both = np.array(electronic) - electronic[0]
     fast = float(prediction.energy) - energy
@@ -100,7 +109,9 @@ def causes(model: Model, path: Path) -> dict[str, Any]:
         "gap_error": gap_error(found),
         "gap_first_order": by_distance(orbitals * (found - wanted)),
         "h_per_atom": [v / molecule.n_atoms for v in by_distance(np.abs(found - wanted))],
+        "variational_error": energies[0],
         "with_exchange": {
+            "variational_error": energies[1],
             "gap_error": gap_error(exchanged),
             "gap_first_order": by_distance(orbitals * (exchanged - wanted)),
             "h_per_atom": [v / molecule.n_atoms for v in by_distance(np.abs(exchanged - wanted))],
@@ -111,6 +122,17 @@ def causes(model: Model, path: Path) -> dict[str, Any]:
         "fast_of_both": float(both),
         "fast_of_atomic_energies": fast - float(both),
     }
+
+
+def determinant(fock: np.ndarray, overlap: np.ndarray, n_occupied: int) -> np.ndarray:
+    """Density of a closed shell."""
+    occupied = eigh(fock, overlap)[1][:, :n_occupied]
+    return 2 * occupied @ occupied.T
+
+
+def variational_error(density: np.ndarray, molecule: Molecule, model: Model, energy: float) -> float:
+    """Of the energy at a density [Eh]."""
+    return variational(molecule, model.header.basis, density, method=model.header.method).energy - energy
 
 
 def exchange_share(method: str) -> float:
@@ -127,16 +149,24 @@ def exchange_share(method: str) -> float:
     return float(share)
 
 
+def per_atom(part: dict[str, Any], row: dict[str, Any]) -> str:
+    """`variational` error for an atom [kcal/mol]."""
+    error = part["variational_error"]
+    return "-" if error is None else f"{error / row['n_atoms'] * HARTREE_IN_KCAL_PER_MOL:.4f}"
+
+
 def show(rows: dict[str, Any]) -> None:
     """The two tables."""
     print(f"\n| molecule | gap, eV | of it pairs up to {EDGES[0]:g} bohr | beyond | with exchange of far pairs "
-          f"| H beyond {EDGES[0]:g} bohr, mEh an atom | with exchange |\n|---|---|---|---|---|---|---|")  # fmt: skip
+          f"| H beyond {EDGES[0]:g} bohr, mEh an atom | with exchange | variational, kcal/mol/atom | with exchange |\n"
+          + "|---" * 9 + "|")  # fmt: skip
     for key, row in rows.items():
         other, ev = row["with_exchange"], HARTREE_IN_EV
         first = row["gap_first_order"]
         print(f"| {key} | {row['gap_error'] * ev:.3f} | {first[0] * ev:.3f} | {sum(first[1:]) * ev:.3f} "
               f"| {other['gap_error'] * ev:.3f} | {sum(row['h_per_atom'][1:]) * 1e3:.1f} "
-              f"| {sum(other['h_per_atom'][1:]) * 1e3:.1f} |")  # fmt: skip
+              f"| {sum(other['h_per_atom'][1:]) * 1e3:.1f} "
+              f"| {per_atom(row, row)} | {per_atom(other, row)} |")  # fmt: skip
     print("\n| molecule | fast, kcal/mol | F of the model, density of the reference | the other way round | both "
           "| atomic energies |\n|---|---|---|---|---|---|")  # fmt: skip
     for key, row in rows.items():
