@@ -13,6 +13,9 @@ switched on between `SWITCH`. Up to `VARIATIONAL_UP_TO` AOs also what it does to
 
 `fast` energy, 1/2 Tr[(F0 + F)(D - D0)] and atomic energies: its error with the F of the model and the density of the
 reference, the other way round, with both, and that of the atomic energies, which is the rest.
+
+Water: error of the Löwdin charges of whole molecules by the number of oxygen atoms within `NEIGHBOUR`. The clusters of
+the training have up to five molecules.
 """
 
 from __future__ import annotations
@@ -49,6 +52,9 @@ EDGES = (9.0, 14.0, np.inf)
 SWITCH = (8.0, 9.0)
 """Where the exchange of far pairs begins and where it is whole [bohr]."""
 
+
+NEIGHBOUR = 3.0
+"""Largest distance of the oxygen atoms of neighbours [angstrom]."""
 
 VARIATIONAL_UP_TO = 250
 """AOs; a Fock build of the larger ones takes minutes."""
@@ -100,6 +106,8 @@ def causes(model: Model, path: Path) -> dict[str, Any]:
     energies: list[float | None] = [None, None]
     if len(s) <= VARIATIONAL_UP_TO:
         energies = [variational_error(determinant(f, s, homo + 1), molecule, model, energy) for f in (found, exchanged)]
+    moved = root @ (prediction.state.density - reference.density)[0, 0].double().numpy() @ root
+    charge = -np.bincount(atom, np.diag(moved))
     orbitals = np.outer(c[:, homo + 1], c[:, homo + 1]) - np.outer(c[:, homo], c[:, homo])
     _, of_density, of_fock, both = np.array(electronic) - electronic[0]
     fast = float(prediction.energy) - energy
@@ -116,6 +124,7 @@ def causes(model: Model, path: Path) -> dict[str, Any]:
             "gap_first_order": by_distance(orbitals * (exchanged - wanted)),
             "h_per_atom": [v / molecule.n_atoms for v in by_distance(np.abs(exchanged - wanted))],
         },
+        "by_neighbours": by_neighbours(molecule, charge) if path.name.startswith("water") else [],
         "fast_error": fast,
         "fast_of_fock": float(of_fock),
         "fast_of_density": float(of_density),
@@ -133,6 +142,17 @@ def determinant(fock: np.ndarray, overlap: np.ndarray, n_occupied: int) -> np.nd
 def variational_error(density: np.ndarray, molecule: Molecule, model: Model, energy: float) -> float:
     """Of the energy at a density [Eh]."""
     return variational(molecule, model.header.basis, density, method=model.header.method).energy - energy
+
+
+def by_neighbours(molecule: Molecule, charge: np.ndarray) -> list[dict[str, Any]]:
+    """Rms of the charges of whole molecules of water, given those of atoms [e], by the number of their neighbours."""
+    oxygen = np.flatnonzero(molecule.numbers == 8)
+    positions = molecule.positions_angstrom
+    distance = np.linalg.norm(positions[oxygen, None] - positions, axis=-1)
+    whole = np.bincount(distance.argmin(axis=0), charge)
+    neighbours = (distance[:, oxygen] < NEIGHBOUR).sum(axis=1) - 1
+    classes = ((int(n), whole[neighbours == n]) for n in np.unique(neighbours))
+    return [{"neighbours": n, "molecules": len(q), "rms_charge": float(np.sqrt((q**2).mean()))} for n, q in classes]
 
 
 def exchange_share(method: str) -> float:
@@ -173,6 +193,10 @@ def show(rows: dict[str, Any]) -> None:
         names = ("error", "of_fock", "of_density", "of_both", "of_atomic_energies")
         values = (f"{row[f'fast_{name}'] * HARTREE_IN_KCAL_PER_MOL:.1f}" for name in names)
         print(f"| {key} | {' | '.join(values)} |")
+    for key, row in rows.items():
+        for part in row["by_neighbours"]:
+            print(f"{key}: {part['molecules']} molecules with {part['neighbours']} neighbours, "
+                  f"charge {part['rms_charge'] * 1e3:.1f} me")  # fmt: skip
 
 
 def main(argv: Sequence[str] | None = None) -> None:
