@@ -40,6 +40,7 @@ from mlsemi.energy import electronic_energy
 from mlsemi.files import sha256_of, written_whole
 from mlsemi.model import DEFAULT_MODEL, Model, find_model, load
 from mlsemi.molecule import Molecule
+from mlsemi.properties.populations import loewdin_charges
 from mlsemi.reference.variational import variational
 from mlsemi.state import solve_state
 from mlsemi.train.evaluate import check_labels
@@ -105,9 +106,11 @@ def causes(model: Model, path: Path) -> dict[str, Any]:
     exchanged = found - share / 2 * root @ (density * far) @ root
     energies: list[float | None] = [None, None]
     if len(s) <= VARIATIONAL_UP_TO:
-        energies = [variational_error(determinant(f, s, homo + 1), molecule, model, energy) for f in (found, exchanged)]
-    moved = root @ (prediction.state.density - reference.density)[0, 0].double().numpy() @ root
-    charge = -np.bincount(atom, np.diag(moved))
+        mended = solve_state(torch.from_numpy(exchanged)[None, None], overlap, batch)
+        states = (prediction.state, mended)
+        energies = [variational_error(x.density[0, 0].numpy(), molecule, model, energy) for x in states]
+    charges = [loewdin_charges(x.density[:, 0], overlap, batch) for x in (prediction.state, reference)]
+    charge = (charges[0] - charges[1]).numpy()
     orbitals = np.outer(c[:, homo + 1], c[:, homo + 1]) - np.outer(c[:, homo], c[:, homo])
     _, of_density, of_fock, both = np.array(electronic) - electronic[0]
     fast = float(prediction.energy) - energy
@@ -131,12 +134,6 @@ def causes(model: Model, path: Path) -> dict[str, Any]:
         "fast_of_both": float(both),
         "fast_of_atomic_energies": fast - float(both),
     }
-
-
-def determinant(fock: np.ndarray, overlap: np.ndarray, n_occupied: int) -> np.ndarray:
-    """Density of a closed shell."""
-    occupied = eigh(fock, overlap)[1][:, :n_occupied]
-    return 2 * occupied @ occupied.T
 
 
 def variational_error(density: np.ndarray, molecule: Molecule, model: Model, energy: float) -> float:
@@ -176,7 +173,7 @@ def per_atom(part: dict[str, Any], row: dict[str, Any]) -> str:
 
 
 def show(rows: dict[str, Any]) -> None:
-    """The two tables."""
+    """The tables."""
     print(f"\n| molecule | gap, eV | of it pairs up to {EDGES[0]:g} bohr | beyond | with exchange of far pairs "
           f"| H beyond {EDGES[0]:g} bohr, mEh an atom | with exchange | variational, kcal/mol/atom | with exchange |\n"
           + "|---" * 9 + "|")  # fmt: skip
