@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 
 from mlsemi.molecule import Molecule, symbol_of
-from mlsemi.units import BOHR_IN_ANGSTROM
 
 # fmt: off
 COVALENT_RADII_ANGSTROM = np.array([
@@ -25,6 +24,10 @@ BOND_TOLERANCE_ANGSTROM = 0.45
 
 SEPARATE_ANGSTROM = 1.0
 """Atoms farther apart than the sum of their radii and this are of two molecules, not of a stretched bond."""
+
+BROKEN_X_H_ANGSTROM = 0.6
+"""Bonds of H count as broken only beyond the sum of the radii and this: the training has distorted ones up to about
+there, and the errors of longer ones leave their intervals. The shortest hydrogen bonds of the training stand at 0.7."""
 
 DISTANCE_MARGIN = 0.1
 """A distance of two atoms that is by more than this share outside of what the training had is worth a warning."""
@@ -53,14 +56,24 @@ def n_fragments(molecule: Molecule, *, tolerance_angstrom: float = BOND_TOLERANC
         molecule: one or several molecules.
         tolerance_angstrom: atoms nearer than the sum of their radii and this are bonded.
     """
-    if molecule.n_atoms == 1:
-        return 1
+    return _components(_excess(molecule) < tolerance_angstrom)[0]
+
+
+def _excess(molecule: Molecule) -> np.ndarray:
+    """Distances of the atoms less the sums of their covalent radii [angstrom], shape (atom, atom)."""
+    x, radii = molecule.positions_angstrom, COVALENT_RADII_ANGSTROM[molecule.numbers]
+    return np.linalg.norm(x[:, None] - x, axis=-1) - radii[:, None] - radii
+
+
+def _components(bonded: np.ndarray) -> tuple[int, np.ndarray]:
+    """Number of fragments, and the fragment of each atom, from a matrix of what is bonded, shape (atom, atom)."""
+    if len(bonded) == 1:
+        return 1, np.zeros(1, dtype=np.int32)
     from scipy.sparse import csr_array
     from scipy.sparse.csgraph import connected_components
 
-    radii = (COVALENT_RADII_ANGSTROM[molecule.numbers] + tolerance_angstrom / 2) / BOHR_IN_ANGSTROM
-    distance = np.linalg.norm(molecule.positions[:, None] - molecule.positions, axis=-1)
-    return int(connected_components(csr_array(distance < radii[:, None] + radii), directed=False)[0])
+    count, fragment = connected_components(csr_array(bonded), directed=False)
+    return int(count), fragment
 
 
 def distance_ranges(molecules: Iterable[Molecule]) -> dict[str, list[float]]:
@@ -133,8 +146,9 @@ def doubts(molecule: Molecule, domain: Mapping[str, Any]) -> tuple[str, ...]:
         molecule: what is asked for.
         domain: `max_atoms`, `max_heavy_atoms`, `formulas` and `distances` (of `distance_ranges`) of the training, what
             is missing or empty is not checked; `max_fragments`, one if it is missing, and `min_atoms`, two if it is.
+            Broken bonds are looked for in neutral molecules, unless a distance is outside of `distances` already.
     """
-    found = []
+    found, far = [], ""
     formulas: Sequence[str] = domain.get("formulas") or []
     if formulas and molecule.formula not in formulas:
         listed = ", ".join(formulas[:_LISTED]) + (" and others" if len(formulas) > _LISTED else "")
@@ -159,12 +173,16 @@ def doubts(molecule: Molecule, domain: Mapping[str, Any]) -> tuple[str, ...]:
             f"{molecule.n_heavy_atoms} atoms other than H, the training has at most {heavy}: errors have not been "
             "measured there"
         )
-    fragments, trained = n_fragments(molecule), domain.get("max_fragments", 1)
+    excess = _excess(molecule)
+    fragments, fragment = _components(excess < BOND_TOLERANCE_ANGSTROM)
+    trained = domain.get("max_fragments", 1)
     if fragments > 1 and molecule.charge:
         found.append(
             f"{fragments} fragments without a bond between them, charge {molecule.charge:+d}: the model spreads the "
             "charge over all of them, however far apart they are; energies are off by tens of mEh"
         )
+    elif fragments > 1 and not far and (broken := _broken_bond(molecule, excess, fragment)):
+        found.append(broken)
     elif fragments > trained:
         on = "connected molecules" if trained == 1 else f"at most {trained}"
         found.append(
@@ -188,6 +206,49 @@ def _outside(molecule: Molecule, distances: Mapping[str, Sequence[float]]) -> st
                     "isomer or conformer, or a geometry far from the training, where errors are not known"
                 )
     return words
+
+
+def _broken_bond(molecule: Molecule, excess: np.ndarray, fragment: np.ndarray) -> str:
+    """What tells a broken bond of a neutral molecule from molecules beside each other, in words; empty if nothing does.
+
+    Either there are more fragments with an odd number of electrons (as neutral ones) than unpaired electrons, or two
+    fragments have heavy atoms nearer than any two molecules come. Fragments with even numbers of electrons that are
+    farther apart, such as two CH2, look like two molecules.
+
+    Args:
+        molecule: a neutral molecule.
+        excess: of `_excess`.
+        fragment: of each atom, for bonds up to `BOND_TOLERANCE_ANGSTROM`.
+    """
+    hydrogen, apart = molecule.numbers == 1, fragment[:, None] != fragment
+    if (apart & (excess < BROKEN_X_H_ANGSTROM) & (hydrogen[:, None] | hydrogen)).any():
+        longest = np.where(hydrogen[:, None] | hydrogen, BROKEN_X_H_ANGSTROM, BOND_TOLERANCE_ANGSTROM)
+        _, fragment = _components(excess < longest)
+        apart = fragment[:, None] != fragment
+    odd = np.flatnonzero(np.bincount(fragment, weights=molecule.numbers) % 2)
+    if len(odd) > molecule.spin:
+        names = [_formula_of_radical(molecule, fragment == k) for k in odd[:_LISTED].tolist()]
+        listed = ", ".join(names) + (" and others" if len(odd) > _LISTED else "")
+        return (
+            f"{int(fragment.max()) + 1} fragments without a bond between them, with an odd number of electrons in "
+            f"{listed}, at spin (2S) {molecule.spin}: a broken or stretched bond, or ions beside each other; the "
+            "energy can be off by hundreds of mEh, whatever its error estimate is: take a geometry with whole bonds"
+        )
+    near = apart & (excess < SEPARATE_ANGSTROM) & ~hydrogen[:, None] & ~hydrogen
+    if not near.any():
+        return ""
+    i, j = np.unravel_index(np.argmin(np.where(near, excess, np.inf)), near.shape)
+    distance = float(np.linalg.norm(molecule.positions_angstrom[i] - molecule.positions_angstrom[j]))
+    pair = "-".join(symbol_of(z) for z in sorted(molecule.numbers[[i, j]].tolist()))
+    return (
+        f"{pair} distance of {distance:.2f} angstrom between fragments, too long for a bond and too short for two "
+        "molecules: a stretched bond; the energy can be off by tens of mEh, whatever its error estimate is: take a "
+        "geometry with whole bonds"
+    )
+
+
+def _formula_of_radical(molecule: Molecule, atoms: np.ndarray) -> str:
+    return Molecule(molecule.numbers[atoms], molecule.positions[atoms], spin=1).formula
 
 
 def implausible(

@@ -19,6 +19,9 @@ SYMBOLS = (
 CLOSEST_APPROACH = 0.5
 """Two nuclei nearer than this [bohr] are taken for a mistake in the input: H2 stands at 1.4 bohr."""
 
+LARGEST_COORDINATE = 1e6
+"""A coordinate larger than this [bohr], 0.05 mm, is taken for a mistake in the input."""
+
 
 def symbol_of(number: int) -> str:
     """Element symbol of an atomic number; `Z<number>` beyond xenon."""
@@ -37,8 +40,8 @@ class Molecule:
         name: free text for messages and tables, such as the file and frame it was read from.
 
     Raises:
-        ValueError: for shapes that do not fit, non-finite positions, unknown elements, two nuclei closer than
-            `CLOSEST_APPROACH`, or a spin that the number of electrons does not allow.
+        ValueError: for shapes that do not fit, non-finite positions or ones beyond `LARGEST_COORDINATE`, unknown
+            elements, two nuclei closer than `CLOSEST_APPROACH`, or a spin that the number of electrons does not allow.
     """
 
     numbers: np.ndarray
@@ -65,6 +68,11 @@ class Molecule:
             raise ValueError(f"positions must have shape ({numbers.size}, 3), got {positions.shape}{where}")
         if not np.isfinite(positions).all():
             raise ValueError(f"positions hold values that are not finite{where}")
+        if (largest := float(np.abs(positions).max())) > LARGEST_COORDINATE:
+            raise ValueError(
+                f"positions hold a coordinate of {largest:.3g} bohr{where}; the largest allowed is "
+                f"{LARGEST_COORDINATE:g} bohr: check the coordinates and their unit (files are read in angstrom)"
+            )
         unknown = sorted(set(numbers[(numbers < 1) | (numbers >= len(SYMBOLS))].tolist()))
         if unknown:
             raise ValueError(

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from mlsemi.molecule import CLOSEST_APPROACH, Molecule, symbol_of
+from mlsemi.molecule import CLOSEST_APPROACH, LARGEST_COORDINATE, Molecule, symbol_of
 
 WATER = np.array([8, 1, 1])
 PLACES = np.array([[0.0, 0.0, 0.0], [0.0, 1.43, 1.1], [0.0, -1.43, 1.1]])
@@ -89,3 +89,13 @@ def test_coincident_nuclei_are_refused_by_name() -> None:
         Molecule(WATER, near)
     near[2] = near[1] + [0.0, 0.0, 1.01 * CLOSEST_APPROACH]
     assert Molecule(WATER, near).n_atoms == 3
+
+
+@pytest.mark.parametrize("value", [1.01 * LARGEST_COORDINATE, -1e30, 1e200])
+def test_coordinates_beyond_any_molecule_are_refused(value: float) -> None:
+    places = PLACES.copy()
+    places[1, 2] = value
+    with pytest.raises(ValueError, match=r"a coordinate of .* bohr in frame 7; the largest allowed is 1e\+06 bohr"):
+        Molecule(WATER, places, name="frame 7")
+    places[1, 2] = 0.99 * LARGEST_COORDINATE
+    assert Molecule(WATER, places).n_atoms == 3

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import platform
 import sys
 from collections.abc import Mapping, Sequence
@@ -66,15 +67,14 @@ def evaluate(
     from mlsemi.train.plots import plot_estimates, plot_parity
 
     try:
+        _refuse_repeated(labels)
         path = find_model(model)
         header, engine = checkpoint.load(path)
         with ExitStack() as stack, Display({"predict": "molecules", "variational": "molecules"}) as display:
             stores = [stack.enter_context(LabelStore.open(file)) for file in labels]
             chosen = [select(store, split=split.value, limit=limit) for store in stores]
             folder = output or Path(f"{path.stem if path.stem != 'model' else header.name}-on-{labels[0].stem}")
-            if folder.is_file():
-                raise ValueError(f"--output {folder} is a file: give a folder")
-            folder.mkdir(parents=True, exist_ok=True)
+            _refuse_unwritable(folder)
             found = together(
                 header,
                 [
@@ -84,6 +84,7 @@ def evaluate(
             )
             said = _provenance(header, path, stores, split.value)
         what = ", ".join(file.name for file in labels)
+        folder.mkdir(parents=True, exist_ok=True)
         _write_json(folder / "metrics.json", said | _numbers(found))
         _write_rows(folder / "per_molecule.csv", found)
         title = f"{header.name} on {what}, {len(found.rows)} molecules"
@@ -99,6 +100,24 @@ def evaluate(
         raise typer.Exit(1) from error
     _print(header, what, found)
     typer.echo(f"written: {folder / 'metrics.json'}, per_molecule.csv, {', '.join(plots)}")
+
+
+def _refuse_repeated(labels: Sequence[Path]) -> None:
+    """Refuses a label file that is given twice: its labels would count twice."""
+    seen = set()
+    for file in labels:
+        if file.resolve() in seen:
+            raise ValueError(f"label file {file} is given twice: give every file once")
+        seen.add(file.resolve())
+
+
+def _refuse_unwritable(folder: Path) -> None:
+    """Refuses a folder that cannot be made or written to, before anything is computed."""
+    existing = next(path for path in (folder, *folder.parents) if path.exists())
+    if not existing.is_dir():
+        raise ValueError(f"--output {folder}: {existing} is a file: give the name of a folder")
+    if not os.access(existing, os.W_OK):
+        raise ValueError(f"--output {folder}: cannot write to {existing}; give another folder")
 
 
 def _provenance(header: Header, model: Path, stores: Sequence[LabelStore], split: str) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ import torch
 from typer.testing import CliRunner
 
 from mlsemi.cli import app
-from mlsemi.data.store import Record, write_store
+from mlsemi.data.store import LabelStore, Record, write_store
 from mlsemi.molecule import Molecule
 from mlsemi.observables import Observables
 
@@ -74,7 +75,8 @@ def test_writes_all_and_prints_a_table(run, labels, tmp_path):
 
 
 def test_several_files_are_taken_together(run, labels, tmp_path):
-    assert run(labels, labels, "-o", "out").exit_code == 0
+    copy = shutil.copy(labels, tmp_path / "copy.h5")
+    assert run(labels, copy, "-o", "out").exit_code == 0
     data = json.loads((tmp_path / "out" / "metrics.json").read_text())
     assert data["molecules"] == 4
     assert len(data["labels"]) == 2
@@ -92,6 +94,7 @@ def test_the_folder_has_a_name_by_default(run, labels, tmp_path):
     [
         (("none.h5",), "no such label file"),
         (("LABELS", "--split", "validation"), "is in split='validation'"),
+        (("LABELS", "LABELS"), "labels.h5 is given twice: give every file once"),
     ],
 )
 def test_errors_have_one_line(run, labels, tmp_path, arguments, message):
@@ -100,6 +103,24 @@ def test_errors_have_one_line(run, labels, tmp_path, arguments, message):
     assert result.stderr.startswith("error: ") and message in result.stderr
     assert result.stderr.count("\n") == 1
     assert not list(tmp_path.iterdir())
+
+
+def test_a_file_is_the_same_under_another_path(run, labels, tmp_path):
+    (tmp_path / "link.h5").symlink_to(labels)
+    result = run(labels, "link.h5")
+    assert result.exit_code == 1 and "label file link.h5 is given twice" in result.stderr
+
+
+def test_refused_labels_leave_no_folder(run, labels, tmp_path):
+    other = tmp_path / "other.h5"
+    with LabelStore.open(labels) as store:
+        attrs = {**store.attrs, "method": "pbe", "resolved_functional": "PBE"}
+        write_store(other, [store.record(i) for i in range(len(store))], attrs)
+    result = run(other, "-o", "runs/out")
+    assert result.exit_code == 1 and "was made with 'pbe'" in result.stderr
+    assert sorted(tmp_path.iterdir()) == [other]
+    result = run(labels, "-o", "other.h5/out")
+    assert result.exit_code == 1 and "--output other.h5/out: other.h5 is a file" in result.stderr
 
 
 def test_a_truncated_model_is_refused(labels, tmp_path, tiny_checkpoint):
