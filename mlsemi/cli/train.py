@@ -27,9 +27,10 @@ def train(
 ) -> None:
     """Train a model on labels as a TOML file says.
 
-    Into the output folder go model.safetensors (the moving average of the weights after the last validation: the model
-    to use), best.safetensors (the same at the validation with the lowest loss: take it if the curves rise at the end),
-    curves.csv, curves.png and state.pt, for resuming.
+    Into the output folder go model.safetensors (the moving average of the weights at the last validation, or with
+    patience, when the run has ended, at the one with the lowest loss: the model to use), best.safetensors (the same at
+    the validation with the lowest loss: take it if the curves rise at the end), curves.csv, curves.png and state.pt,
+    for resuming.
 
     Run the same command again to go on after an interruption: it resumes exactly.
     """
@@ -108,7 +109,9 @@ def _finish(config: Config, path: Path) -> None:
 
     training = read_header(path).training
     _draw(config)
-    typer.echo(f"{training.get('steps', config.training.steps)} steps in {training.get('seconds', 0):.0f} s: {path}")
+    steps, skipped = training.get("steps", config.training.steps), training.get("steps_skipped", 0)
+    left = f", {skipped} of them skipped, since loss or gradient was not finite" if skipped else ""
+    typer.echo(f"{steps} steps in {training.get('seconds', 0):.0f} s{left}: {path}")
     for name, value in training.get("validation", {}).items():
         typer.echo(f"  validation {_with_unit(name, value)}")
     typer.echo(f"next: mlsemi evaluate {shlex.quote(str(path))} LABELS")

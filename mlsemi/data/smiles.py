@@ -12,7 +12,7 @@ _TOKEN = re.compile(r"\[\d*([A-Z][a-z]?|[a-z][a-z]?)[^\]]*\]|(Cl|Br|[BCNOPSFIbcn
 
 
 def side_of(molecule: Molecule) -> Split:
-    """Side of the split that a molecule is on by the SMILES that it is named with.
+    """Side of the split that a molecule is on by the SMILES that it is named with, which must be the canonical one.
 
     Raises:
         ValueError: if its name is no SMILES of its formula: the split would go by geometry, not by molecule.

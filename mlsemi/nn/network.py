@@ -361,6 +361,8 @@ def _check(config: NetworkConfig, widths: list[int]) -> None:
     for name, value in least.items():
         if getattr(config, name) < value:
             raise ValueError(f"network: {name}={getattr(config, name)} must be {value} at least")
+    if min(config.bond) < 0:
+        raise ValueError(f"network: bond={list(config.bond)} must hold numbers of channels, none of them negative")
     for name in ("cutoff", "reach", "neighbours"):
         if not getattr(config, name) > 0:
             raise ValueError(f"network: {name}={getattr(config, name)} must be positive")

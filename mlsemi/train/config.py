@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
@@ -232,6 +233,8 @@ def _section(kind: type, values: Any, key: str, path: Path) -> Any:
         wanted = int if kind_of.startswith("int") else (int, float)
         if numeric and (isinstance(value, bool) or not isinstance(value, wanted)):
             raise ValueError(f"{path}: [{key}] {k} = {value!r} must be {'an integer' if wanted is int else 'a number'}")
+        if numeric and isinstance(value, float) and not math.isfinite(value):
+            raise ValueError(f"{path}: [{key}] {k} = {value} must be finite")
         if kind_of == "bool" and not isinstance(value, bool):
             raise ValueError(f"{path}: [{key}] {k} = {value!r} must be true or false")
         if kind_of.startswith("tuple"):
@@ -296,6 +299,10 @@ def _check(config: Config, path: Path) -> None:
     for key in ("steps", "batch", "learning_rate", "clip", "validate_every"):
         if getattr(training, key) <= 0:
             raise ValueError(f"{path}: [training] {key} = {getattr(training, key)} must be positive")
+    if training.threads is not None and training.threads <= 0:
+        raise ValueError(
+            f"{path}: [training] threads = {training.threads} must be positive: leave it out for the default of torch"
+        )
     if not 0 <= training.ema < 1:
         raise ValueError(f"{path}: [training] ema = {training.ema} must lie in [0, 1)")
     if training.device not in ("cpu", "cuda"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+import os
 import signal
 import threading
 import time
@@ -33,13 +34,16 @@ CURVES = "curves.csv"
 _PARTS = {"head": ("energy_readout.",), "readout": ("energy_readout.", "pair_readout.", "atom_readout.", "spin_")}
 _MAX_BAD_STEPS = 20
 
+_LATER = ("method", "basis", "baseline_identity", "overlap_floor", "label_contents")
+"""What the fingerprints in earlier states lack."""
+
 
 def train(config: Config, *, start: str | Path | None = None, report: Report | None = None) -> Path:
     """Trains a model, or goes on where an earlier run into the same folder stopped.
 
     Writes into `config.output`: `model.safetensors` (the moving average), `best.safetensors` (the one with the lowest
-    validation loss), `curves.csv`, and `state.pt` for resuming. The stored state belongs to one configuration: only
-    `steps`, `device` and `threads` may be changed between runs.
+    validation loss), `curves.csv`, and `state.pt` for resuming. The stored state belongs to one configuration and to
+    the contents of its labels: only `steps`, `device` and `threads` may be changed between runs.
 
     On SIGINT (Ctrl-C) and SIGTERM the step is finished and the state saved; a second one ends it at once, and the state
     saved before stays.
@@ -53,16 +57,17 @@ def train(config: Config, *, start: str | Path | None = None, report: Report | N
         Path of the checkpoint.
 
     Raises:
-        ValueError: for labels that do not fit together or with the configuration, or a folder of another run.
-        RuntimeError: if the loss stops being finite.
+        ValueError: for labels that do not fit together or with the configuration, an output that can be no folder, or a
+            folder of another run.
+        RuntimeError: if the loss stops being finite, or no step could be taken.
         KeyboardInterrupt: after a signal, when the state is saved.
     """
     if config.training.device == "cuda" and not torch.cuda.is_available():
         raise ValueError("[training] device = 'cuda', but torch finds no CUDA device here: set it to 'cpu'")
+    _refuse_unwritable(config.output)
     torch.manual_seed(config.training.seed)
     if config.training.threads:
         torch.set_num_threads(config.training.threads)
-    config.output.mkdir(parents=True, exist_ok=True)
     say = report or (lambda _: None)
     return fit(config, *set_up(config, start, say), report=say)
 
@@ -84,12 +89,25 @@ def fit(
         objective: what is minimized.
         report: called with the progress.
     """
-    config.output.mkdir(parents=True, exist_ok=True)
     run = _Run(config, header, engine, objective)
+    config.output.mkdir(parents=True, exist_ok=True)
     run.resume()
     with _stop_requests() as asked:
         run.loop(report or (lambda _: None), asked)
     return config.output / "model.safetensors"
+
+
+def _refuse_unwritable(output: Path) -> None:
+    """For before long work; the folder is made when the labels are found to fit, so that a refusal leaves none.
+
+    Raises:
+        ValueError: if the folder of the run cannot be made, or nothing can be written there.
+    """
+    nearest = next(path for path in (output, *output.absolute().parents) if path.exists())
+    if not nearest.is_dir():
+        raise ValueError(f"output = {output}, but {nearest} is a file: give the name of a folder, or remove the file")
+    if not os.access(nearest, os.W_OK):
+        raise ValueError(f"output = {output}, but {nearest} cannot be written to: choose another output")
 
 
 @contextmanager
@@ -137,6 +155,7 @@ class _Run:
         self.optimizer = self._optimizer()
         self.average = {k: p.detach().clone() for k, p in self.parameters.items()}
         self.step = 0
+        self.skipped = 0
         self.best = math.inf
         self.stale = 0
         self.seconds = 0.0
@@ -160,6 +179,11 @@ class _Run:
         if "finetune" in parts:
             parts["finetune"] = {k: v for k, v in parts["finetune"].items() if v != ""}
         return parts | {
+            "method": [data["resolved_functional"], data["energy_method"]],
+            "basis": data["basis_hash"],
+            "baseline_identity": self.engine.baseline.identity,
+            "overlap_floor": data["overlap_floor"],
+            "label_contents": data["training"].get("label_contents_sha256"),
             "network": {k: v for k, v in config["network"].items() if v is not False},
             "labels": [data["training"][k] for k in ("labels_train", "labels_validation", "labels_sha256")],
             "training": {k: v for k, v in config["training"].items() if k not in ("steps", "device", "threads")},
@@ -175,6 +199,7 @@ class _Run:
             "optimizer": self.optimizer.state_dict(),
             "numbers": {
                 "step": self.step,
+                "skipped": self.skipped,
                 "best": self.best,
                 "stale": self.stale,
                 "seconds": self.seconds,
@@ -201,10 +226,10 @@ class _Run:
         except Exception as error:
             reason = str(error).strip().partition("\n")[0]
             raise ValueError(f"{path} cannot be read ({reason}): remove it to train from the start") from error
-        if state["fingerprint"] != json.dumps(self.fingerprint(), sort_keys=True):
+        if changed := _changed(json.loads(state["fingerprint"]), self.fingerprint()):
             raise ValueError(
-                f"{self.config.output} holds a run of another configuration (only steps, device and threads may "
-                "change): choose another output, or remove the folder"
+                f"{self.config.output} holds a run of another configuration or other labels: {', '.join(changed)} "
+                "differ (only steps, device and threads may change): choose another output, or remove the folder"
             )
         with torch.no_grad():
             for key, value in state["parameters"].items():
@@ -213,6 +238,7 @@ class _Run:
         self.optimizer.load_state_dict(state["optimizer"])
         numbers = state["numbers"]
         self.step, self.best, self.seconds = numbers["step"], numbers["best"], numbers["seconds"]
+        self.skipped = numbers.get("skipped", 0)  # which earlier states do not have
         self.sums, self.counts, self.stale = state["sums"], state["counts"], numbers["stale"]
         _truncate_curves(self.config.output / CURVES, self.step)
 
@@ -228,12 +254,14 @@ class _Run:
             else:
                 terms = self._one_step(self.optimizer, next(batches))
             bad = 0 if terms else bad + 1
+            self.skipped += 0 if terms else 1
             if bad > _MAX_BAD_STEPS:
                 raise RuntimeError(
                     f"the loss was not finite for {bad} steps before step {self.step}: lower the learning rate"
                 )
             self.seconds = time.perf_counter() - start
-            if self.step % settings.validate_every == 0 or self.step == settings.steps or self._converged():
+            due = self.step % settings.validate_every == 0 or self.step == settings.steps or self._converged()
+            if due and self.step > self.skipped:  # weights that no step has changed are no model
                 row = self._validate()
                 self.save_state()
             rate = (self.step - first) / (time.perf_counter() - began)
@@ -242,6 +270,11 @@ class _Run:
                 self.save_state()
                 raise KeyboardInterrupt(f"step {self.step} is done and saved")
 
+        if self.step == self.skipped:
+            raise RuntimeError(
+                f"none of the {self.step} steps was taken, since loss or gradient was not finite in any, and no model "
+                "is written: look for values in the labels that are not finite, or lower the learning rate"
+            )
         if settings.patience:
             best = self.config.output / "best.safetensors"
             checkpoint.copy(best, self.config.output / "model.safetensors")
@@ -289,16 +322,18 @@ class _Run:
         return terms
 
     def _one_step(self, optimizer: MuonAdamW, samples: Sequence[Any]) -> dict[str, Tensor]:
-        """One optimizer step; an empty answer if the gradient was not finite and the step was left out."""
+        """One optimizer step; an empty answer if loss or gradient was not finite and the step was skipped."""
         settings = self.config.training
         optimizer.set_learning_rate(self._learning_rate())
         optimizer.zero_grad()
         terms = self.objective.terms(samples)
-        loss = self.objective.total({name: errors.mean() for name, errors in terms.items() if len(errors)})
-        loss.backward(inputs=list(self.parameters.values()))  # and not with respect to positions too
+        means = {name: errors.mean() for name, errors in terms.items() if len(errors)}
+        loss = torch.as_tensor(self.objective.total(means))
+        if loss.requires_grad:  # a batch may have none of the terms that have a weight
+            loss.backward(inputs=list(self.parameters.values()))  # and not with respect to positions too
         norm = torch.nn.utils.clip_grad_norm_(self.parameters.values(), settings.clip)
         self.step += 1
-        if not bool(torch.isfinite(norm)):
+        if not (bool(torch.isfinite(norm)) and bool(torch.isfinite(loss))):
             return {}
         optimizer.step()
         decay = min(settings.ema, (1 + self.step) / (10 + self.step))
@@ -320,7 +355,8 @@ class _Run:
             errors = self._validation_errors()
             for key, p in self.parameters.items():
                 p.copy_(own[key])
-        if wrong := [name for name, error in errors.items() if not math.isfinite(error)]:
+        weights = self.objective.weights
+        if wrong := [name for name, error in errors.items() if weights[name] and not math.isfinite(error)]:
             raise RuntimeError(
                 f"validation after step {self.step}: {', '.join(wrong)} not finite: lower the learning rate and choose "
                 "another output; checkpoint and state of the validation before, if there was one, stay"
@@ -333,8 +369,9 @@ class _Run:
         loss = self.objective.total(errors)
         training = dict(self.header.training) | {
             "steps": self.step,
+            "steps_skipped": self.skipped,
             "seconds": round(self.seconds, 1),
-            "validation": {f"{k}_{units[k]}": round(v, 6) for k, v in errors.items()},
+            "validation": {f"{k}_{units[k]}": round(v, 6) for k, v in errors.items() if math.isfinite(v)},
         }
         header = replace(self.header, training=training)
         checkpoint.save(self.config.output / "model.safetensors", header, self._averaged_state())
@@ -353,6 +390,13 @@ class _Run:
         for start in range(0, len(samples), size):
             _add(sums, counts, self.objective.terms(samples[start : start + size]))
         return {k: v / counts[k] for k, v in sums.items()}
+
+
+def _changed(stored: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """What of two fingerprints differs; what an earlier version did not store is not compared."""
+    compared = [name for name in sorted({*stored, *now}) if name in stored or name not in _LATER]
+    dumped = [{k: json.dumps(v, sort_keys=True) for k, v in fingerprint.items()} for fingerprint in (stored, now)]
+    return [name for name in compared if dumped[0].get(name) != dumped[1].get(name)]
 
 
 def _add(sums: dict[str, float], counts: dict[str, int], terms: Mapping[str, Tensor]) -> None:

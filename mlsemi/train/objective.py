@@ -40,8 +40,11 @@ class Objective:
     trains: str = "network"
 
     def total(self, means: Mapping[str, Any]) -> Any:  # noqa: ANN401 (tensors or numbers)
-        """Weighted sum of the means of the terms."""
-        return sum(self.weights[name] * value for name, value in means.items())
+        """Weighted sum of the means of the terms; one of weight 0 is left out, since 0 times NaN is not 0.
+
+        It is the number 0 if none has a weight.
+        """
+        return sum(self.weights[name] * value for name, value in means.items() if self.weights[name])
 
 
 def fock_objective(

@@ -28,10 +28,13 @@ from mlsemi.train.difference import differences_objective
 from mlsemi.train.finetune import observables_objective
 from mlsemi.train.objective import Objective, fock_objective
 from mlsemi.train.samples import Sample, prepare
-from mlsemi.train.statistics import set_spin_statistics, set_statistics
+from mlsemi.train.statistics import refit_to_samples, set_spin_statistics, set_statistics
 
 _FEW = 20
 """Formulas that a model names: with more it is one of a kind of molecules, not of these."""
+
+_LEARNED = ("energy", "fock", "gradient", "dipole", "ionization_energies")
+"""What of a label trainings and fine-tuning compare with."""
 
 LEFT_OUT = "labels of states that are not unique (degenerate frontier orbitals) are left out"
 
@@ -97,7 +100,8 @@ def set_up(config: Config, start: str | Path | None, say: Report) -> tuple[check
         config = _of_base(config, start)
         _check_states(config, used)
         header = _header(config, first, used, counts)
-        header = replace(header, training=dict(header.training) | {"labels_degenerate_left_out": left_out})
+        record = {"labels_degenerate_left_out": left_out, "label_contents_sha256": contents_hash(stores, parts)}
+        header = replace(header, training=dict(header.training) | record)
         header, engine = _begin(header, start, finetune=config.finetune is not None)
         began, total = time.perf_counter(), len(used)
 
@@ -116,12 +120,39 @@ def set_up(config: Config, start: str | Path | None, say: Report) -> tuple[check
                 objective = observables_objective(engine, stores, parts, config.finetune, device, report=show)
             return replace(header, orbital_shift=engine.orbital_shift), engine.to(device), objective
         prepared = _prepare(engine, stores, parts, show)
+        level = first.level
     with torch.no_grad():
         if start is None:
             set_statistics(engine, prepared[0])
-        elif header.network.open_shells and not checkpoint.read_header(start).network.open_shells:
-            set_spin_statistics(engine, prepared[0])
+        else:
+            base = checkpoint.read_header(start)
+            if header.network.open_shells and not base.network.open_shells:
+                set_spin_statistics(engine, prepared[0])
+            finetuned = base.energy_method not in ("", level)
+            if finetuned or base.resolved_functional != header.resolved_functional:
+                refit_to_samples(engine, prepared[0])
+                note = f"{start} has energies of {base.level()}, the labels of {level}: atomic energies are refitted"
+                say(Progress("prepare", total, total, 0.0, note=note))
     return header, engine.to(device), fock_objective(engine, *prepared, config.loss, device)
+
+
+def contents_hash(stores: Sequence[LabelStore], parts: Sequence[tuple[list[int], list[int]]]) -> str:
+    """Hash of all that labels hold to be trained on, in their order: 16 hexadecimal digits.
+
+    Args:
+        stores: label files.
+        parts: numbers of the labels to train and to validate on in each of them.
+    """
+    digest = hashlib.sha256()
+    for store, part in zip(stores, parts, strict=True):
+        for index in (*part[0], *part[1]):
+            label = store.record(index)
+            digest.update(label.key.encode())
+            for name in _LEARNED:
+                value = getattr(label.observables, name)
+                array = np.asarray([] if value is None else value, dtype="<f8")
+                digest.update(f" {name} {array.shape} ".encode() + array.tobytes())
+    return digest.hexdigest()[:16]
 
 
 def _prepare(

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from mlsemi.blocks import BlockMap
+from mlsemi.energy import atom_sums
 from mlsemi.engine import Engine
 from mlsemi.frames import BondFrames
 from mlsemi.molecule import Molecule
@@ -192,6 +193,17 @@ def _set_energy_statistics(engine: Engine, samples: Sequence[Sample]) -> None:
 def element_counts(molecules: Sequence[Molecule], elements: Sequence[int]) -> np.ndarray:
     """Number of atoms of each element in each molecule, shape (molecule, element), float64."""
     return np.array([(m.numbers[:, None] == np.array(elements)).sum(0) for m in molecules], dtype=float)
+
+
+def refit_to_samples(engine: Engine, samples: Sequence[Sample], *, chunk: int = 32) -> None:
+    """Refits the atomic reference energies of a trained engine to samples of another method."""
+    network, missing = engine.network, []
+    for start in range(0, len(samples), chunk):
+        group = collate(samples[start : start + chunk], engine)
+        output = network(group.batch, BondFrames.of(group.batch, network.l_max))
+        missing.append(group.repulsion - atom_sums(output.atom_energy, group.batch))
+    molecules = [s.molecule for s in samples]
+    refit_atomic_energies(network.energy_readout, engine.elements, molecules, torch.cat(missing).numpy())
 
 
 def refit_atomic_energies(

@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 
 from mlsemi.checkpoint import read_header
 from mlsemi.cli import app
+from mlsemi.train.objective import Objective
 
 WATER = Path(__file__).parents[2] / "reference_data" / "water" / "water_pbe_def2svp_500.h5"
 
@@ -97,6 +98,9 @@ def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path):
         (lambda text: text.replace("limit", "limits"), r"unknown key(s) ['limits'] in [data]"),
         (lambda text: text.replace(str(WATER), "none.h5"), "no such label file"),
         (lambda text: "baseline = 'sap'\n" + text, "'residual:atoms/1'"),
+        (lambda text: text + "[loss]\nao = nan\n", "[loss] ao = nan must be finite"),
+        (lambda text: text.replace("4, 8, 6]", "-4, 8, 6]"), "bond=[12, -4, 8, 6] must hold numbers of channels"),
+        (lambda text: text.replace('"run"', '"water.toml"'), "water.toml is a file: give the name of a folder"),
     ],
 )
 def test_errors_have_one_line(tmp_path, edit, message):
@@ -107,6 +111,20 @@ def test_errors_have_one_line(tmp_path, edit, message):
     lines = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
     assert len(lines) == 1 and message in lines[0]
     assert "Traceback" not in result.output
+    assert [p.name for p in tmp_path.iterdir()] == ["water.toml"]
+
+
+def test_skipped_steps_are_told(tmp_path, monkeypatch):
+    finite, calls = Objective.total, []
+
+    def total(self, terms):
+        calls.append(terms)
+        return finite(self, terms) * (float("nan") if len(calls) == 2 else 1.0)
+
+    monkeypatch.setattr(Objective, "total", total)
+    result = invoke(configure(tmp_path))
+    assert result.exit_code == 0, result.output
+    assert ", 1 of them skipped, since loss or gradient was not finite" in result.output
 
 
 def test_a_missing_configuration(tmp_path):

@@ -1,6 +1,7 @@
 """The training loop: it learns, it splits cleanly, and it resumes exactly."""
 
 import csv
+import json
 import os
 import signal
 from dataclasses import replace
@@ -9,10 +10,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from mlsemi import checkpoint
 from mlsemi.checkpoint import read_header
 from mlsemi.data.store import LabelStore, write_store
 from mlsemi.nn.network import NetworkConfig
-from mlsemi.train import loop
+from mlsemi.train import loop, objective
 from mlsemi.train.config import read_config
 from mlsemi.train.loop import train
 from mlsemi.train.objective import Objective
@@ -146,6 +148,64 @@ def test_a_full_disk_leaves_the_state_before(configure, monkeypatch):
     assert not list(config.output.glob("*.part"))
 
 
+def relabelled(path, source, *, shift=0.0, factor=1.0, count=10, **attributes):
+    """Labels with other energies [Eh] and residuals of F, and other attributes."""
+    with LabelStore.open(source) as store:
+        records, attrs = [store.record(i) for i in range(count)], dict(store.attrs) | attributes
+    changed = [
+        replace(r, observables=replace(o, energy=o.energy + shift, fock=factor * o.fock))
+        for r, o in ((r, r.observables) for r in records)
+    ]
+    write_store(path, changed, attrs, fock_encoding="residual:atoms/1")
+    return path
+
+
+HARTREE_FOCK = {"method": "hf", "resolved_functional": "HF"}
+
+
+@pytest.mark.parametrize(
+    ("others", "differing"),
+    [
+        (HARTREE_FOCK, "method"),
+        ({"shift": 1e-9}, "label_contents"),
+        ({"factor": 0.999}, "label_contents"),
+        ({"shift": 0.5, **HARTREE_FOCK}, "label_contents, method"),
+    ],
+)
+def test_other_labels_are_refused_but_the_same_written_anew_are_not(
+    configure, water_labels, tmp_path, others, differing
+):
+    labels = relabelled(tmp_path / "l.h5", water_labels)
+    train(configure(labels=labels))
+    relabelled(labels, water_labels)
+    config = configure(labels=labels, steps=7)
+    train(config)
+    assert [row["step"] for row in curves(config.output)] == ["3", "6", "7"]
+    relabelled(labels, water_labels, **others)
+    with pytest.raises(ValueError, match=f"run of another configuration or other labels: {differing} differ"):
+        train(configure(labels=labels, steps=8))
+
+
+def test_another_overlap_floor_is_refused(configure):
+    train(replace(configure(), overlap_floor=1e-3))
+    with pytest.raises(ValueError, match="overlap_floor differ"):
+        train(replace(configure(steps=7), overlap_floor=1e-4))
+
+
+def test_states_of_before_labels_were_compared_are_resumed(configure, uninterrupted):
+    path = uninterrupted.output / "state.pt"
+    state = torch.load(path, weights_only=True)
+    stored = json.loads(state["fingerprint"])
+    for name in ("method", "basis", "baseline_identity", "overlap_floor", "label_contents"):
+        assert stored.pop(name) is not None
+    del state["numbers"]["skipped"]
+    torch.save(state | {"fingerprint": json.dumps(stored, sort_keys=True)}, path)
+    with pytest.raises(ValueError, match="other labels: loss differ"):
+        train(configure("whole", loss={"ao": 2.0}))
+    train(configure("whole", steps=7))
+    assert set(json.loads(torch.load(path, weights_only=True)["fingerprint"])) > set(stored)
+
+
 def test_another_configuration_is_refused_but_more_steps_are_not(configure, uninterrupted):
     with pytest.raises(ValueError, match="run of another configuration"):
         train(configure("whole", loss={"ao": 2.0}))
@@ -176,6 +236,44 @@ def test_a_loss_that_is_not_finite_ends_the_run(configure, monkeypatch):
     monkeypatch.setattr(Objective, "total", lambda self, terms: finite(self, terms) * float("nan"))
     with pytest.raises(RuntimeError, match="not finite for 21 steps .* lower the learning rate"):
         train(config)
+
+
+def test_a_run_without_a_step_is_no_model(configure, monkeypatch):
+    finite = Objective.total
+    monkeypatch.setattr(Objective, "total", lambda self, terms: finite(self, terms) * float("nan"))
+    for patience in (0, 1):
+        config = configure(f"patience{patience}", steps=4, validate_every=2, patience=patience)
+        with pytest.raises(RuntimeError, match="none of the 4 steps was taken, .* no model is written"):
+            train(config)
+        assert not list(config.output.iterdir())
+
+
+def test_skipped_steps_are_counted_also_over_an_interruption(configure, monkeypatch):
+    finite, calls = Objective.total, []
+
+    def total(self, terms):
+        calls.append(terms)
+        return finite(self, terms) * (float("nan") if len(calls) in (1, 3) else 1.0)
+
+    monkeypatch.setattr(Objective, "total", total)
+    config = configure(steps=5, validate_every=5)
+    with pytest.raises(KeyboardInterrupt):
+        run_until(config, 2, lambda: os.kill(os.getpid(), signal.SIGINT))
+    assert read_header(train(config)).training["steps_skipped"] == 2
+
+
+def test_a_term_without_weight_may_be_not_finite(configure, monkeypatch):
+    config = configure(steps=2, validate_every=2)
+    inside = objective.loss_terms
+
+    def lacking(*arguments):
+        return inside(*arguments) | {"fast": torch.full((len(arguments[2].n_occupied),), torch.nan)}
+
+    monkeypatch.setattr(objective, "loss_terms", lacking)
+    header = read_header(train(config))
+    assert header.training["steps_skipped"] == 0
+    assert "fast_meh" not in header.training["validation"]
+    assert "ao_meh" in header.training["validation"]
 
 
 def test_a_validation_that_is_not_finite_ends_the_run_and_leaves_what_was_written(configure, monkeypatch):
@@ -230,6 +328,31 @@ def test_the_split_by_molecule_goes_by_smiles(configure, water_labels, tmp_path)
         train(only)
 
 
+@pytest.mark.parametrize(
+    ("change", "message"), [({"labels": ("none.h5",)}, "no such label file"), ({"split": "molecule"}, "not its SMILES")]
+)
+def test_refused_labels_leave_no_folder(configure, change, message):
+    config = configure()
+    with pytest.raises(ValueError, match=message):
+        train(replace(config, data=replace(config.data, **change)))
+    assert not config.output.exists()
+
+
+@pytest.mark.parametrize("bond", [(16, -4, 8, 4), (12, 4, 8, 6, 4, 4, 4, -1)])
+def test_negative_numbers_of_channels_are_refused(configure, bond):
+    with pytest.raises(ValueError, match=r"bond=\[.*-.*\] must hold numbers of channels, none of them negative"):
+        train(configure(network={"bond": bond}))
+
+
+def test_an_output_that_is_a_file_is_refused(configure, tmp_path):
+    (tmp_path / "taken").write_text("a file")
+    config = configure("taken")
+    with pytest.raises(ValueError, match="taken, but .*taken is a file: give the name of a folder"):
+        train(config)
+    with pytest.raises(ValueError, match="taken/inside, but .*taken is a file: give the name of a folder"):
+        train(replace(config, output=config.output / "inside"))
+
+
 def test_labels_of_unlike_methods_are_refused(configure, water_labels, tmp_path):
     with LabelStore.open(water_labels) as store:
         records, attrs = [store.record(i) for i in range(2)], dict(store.attrs) | {"resolved_functional": "HF"}
@@ -251,6 +374,38 @@ def test_training_goes_on_from_a_model(configure):
         torch.testing.assert_close(after[key], value, atol=1e-9, rtol=1e-6)
     assert read_header(second).training["started_from"]["training"]["steps"] == 6
     assert train(config, start=first) == second
+
+
+def test_atomic_energies_are_refitted_to_labels_of_another_method(configure, water_labels, tmp_path):
+    first = train(configure("first"))
+    settings = {"steps": 1, "validate_every": 1, "learning_rate": 1e-12, "ema": 0.0}
+    labels = relabelled(tmp_path / "hf.h5", water_labels, shift=0.5, **HARTREE_FOCK)
+    notes = []
+    second = train(configure("second", labels=labels, **settings), start=first, report=lambda p: notes.append(p.note))
+    assert any("energies of pbe/def2-svp, the labels of hf/def2-svp: atomic energies are refitted" in n for n in notes)
+    header = read_header(second)
+    assert header.resolved_functional == "HF"
+    # 0.5 Eh of three atoms, without the refit
+    assert header.training["validation"]["energy_meh"] < 10
+    before, after = load_file(first), load_file(second)
+    name = "network.energy_readout.offset"
+    shift = after[name].double().sum(0) - before[name].double().sum(0)
+    # the shift of least norm of hydrogen and oxygen; the mean error of the first model is within the tolerance
+    assert shift.tolist() == pytest.approx([0.2, 0.1], abs=5e-3)
+    torch.testing.assert_close(after["network.energy_readout.scale"], before["network.energy_readout.scale"])
+
+
+@pytest.mark.parametrize(("energy_method", "stays"), [("", True), ("pbe/def2-svp", True), ("CCSD/cc-pvdz", False)])
+def test_atomic_energies_stay_where_the_energies_are_of_the_method_of_the_labels(
+    configure, tmp_path, energy_method, stays
+):
+    # the last model has Fock matrices of the method of the labels, but was fine-tuned to other energies
+    first = tmp_path / "tuned.safetensors"
+    header, tensors = read_header(train(configure("first"))), weights(tmp_path / "first")
+    checkpoint.save(first, replace(header, energy_method=energy_method), tensors)
+    second = train(configure("second", limit=12, steps=1, validate_every=1), start=first)
+    name = "network.energy_readout.offset"
+    assert torch.equal(load_file(first)[name], load_file(second)[name]) == stays
 
 
 def test_sizes_that_are_not_named_are_those_of_the_model(configure, tmp_path):
