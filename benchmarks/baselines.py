@@ -36,7 +36,8 @@ from mlsemi.interop.ase import read_molecules
 from mlsemi.nn.network import NetworkConfig
 from mlsemi.train.config import Config, DataConfig, TrainingConfig
 from mlsemi.train.evaluate import evaluate
-from mlsemi.train.loop import Progress, split_labels, train
+from mlsemi.train.loop import train
+from mlsemi.train.setup import Progress, split_labels
 
 SYSTEMS = {"water": (1500, 16), "ethanol": (800, 8)}
 """Steps and molecules in a step."""

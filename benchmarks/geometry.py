@@ -53,7 +53,7 @@ def main() -> None:
     arguments = parser.parse_args()
     molecule = read_molecules(ROOT / "examples" / "ethanol.xyz")[0]
     start = Atoms(numbers=molecule.numbers, positions=molecule.positions_angstrom)
-    first, second = neighbor_list("ij", start, natural_cutoffs(start, mult=1.2))
+    first, second = neighbor_list("ij", start, [1.2 * radius for radius in natural_cutoffs(start)])
     bonds = [(int(i), int(j)) for i, j in zip(first, second, strict=True) if i < j]
     rows = []
     for model in arguments.models:

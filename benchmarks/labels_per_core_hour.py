@@ -39,13 +39,13 @@ def plain(molecule, basis, method):
 
 def measured(run, repetitions):
     """Result, and smallest CPU time [s] and wall time [s]."""
-    cpu, wall, result = [], [], None
+    cpu, wall, results = [], [], []
     for _ in range(repetitions):
         c, w = time.process_time(), time.perf_counter()
-        result = run()
+        results.append(run())
         cpu.append(time.process_time() - c)
         wall.append(time.perf_counter() - w)
-    return result, min(cpu), min(wall)
+    return results[-1], min(cpu), min(wall)
 
 
 def main():

@@ -37,7 +37,7 @@ TEMPERATURE = 500.0
 class Fast(Calculator):
     """Energy and forces of the fast mode."""
 
-    implemented_properties = ("energy", "forces")
+    implemented_properties = ["energy", "forces"]  # noqa: RUF012  # as in ASE
 
     def __init__(self, model: Model) -> None:
         super().__init__()
@@ -45,6 +45,7 @@ class Fast(Calculator):
 
     def calculate(self, atoms=None, properties=("energy",), system_changes=all_changes) -> None:  # noqa: ANN001
         super().calculate(atoms, properties, system_changes)
+        assert self.atoms is not None
         molecule = Molecule.from_angstrom(self.atoms.numbers, self.atoms.positions)
         found = self.model.predict(molecule, forces=True, estimate=False)
         assert found.energy is not None and found.gradient is not None

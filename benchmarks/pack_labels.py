@@ -45,7 +45,8 @@ def main() -> None:
             report=lambda done, of: print(f"\r{done}/{of}", end="", file=sys.stderr, flush=True),
         )
         print(file=sys.stderr)
-        n_aos = sum(len(store.observables(i).mo_energy[0]) for i in range(min(len(store), 100))) / min(len(store), 100)
+        first = range(min(len(store), 100))
+        n_aos = sum(store.basis.n_ao(z) for i in first for z in store.molecule(i).numbers.tolist()) / len(first)
         print(
             f"{len(store)} labels ({n_aos:.0f} AOs on average of the first 100), quantum {arguments.quantum:g} Eh, "
             f"largest deviation {deviation:.2e} Eh, {arguments.labels.stat().st_size / 1e6:.2f} MB -> "

@@ -18,6 +18,7 @@ import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -108,7 +109,7 @@ def vibrations(model: Model, digest: str, paths: list[Path], count: int, modes: 
     """
     chosen = sorted((m for _, _, m in test_labels(paths)), key=lambda m: (m.n_atoms, m.name))[:count]
     about = {"model": model.name, "sha256": digest}
-    earlier = json.loads(output.read_text()) if output.exists() else about
+    earlier: dict[str, Any] = json.loads(output.read_text()) if output.exists() else about
     if {key: earlier.get(key) for key in about} != about:
         raise ValueError(f"{output} is of another model than {model.name}: give another -o, or remove it")
     rows: dict[str, dict] = earlier.get("molecules", {})

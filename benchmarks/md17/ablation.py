@@ -39,7 +39,7 @@ from ablation_variants import REFERENCE, VARIANTS
 from learning_curve import ROOT, Say, check_labels, labels_of, read_runs, tables_of, write_config
 
 from mlsemi import checkpoint
-from mlsemi.files import written_whole
+from mlsemi.files import sha256_of, written_whole
 from mlsemi.train import loop
 from mlsemi.train.config import Config, DataConfig, TrainingConfig, read_config
 from mlsemi.train.loop import Progress, fit
@@ -186,7 +186,9 @@ def tables_of_variant(name: str, limit: int, seed: int) -> dict[str, Any]:
 
 def common(arguments: argparse.Namespace) -> dict[str, Any]:
     """What runs must share to be compared."""
-    return {"seconds": arguments.seconds, "labels": arguments.labels.name, "limit": arguments.limit}
+    return {"seconds": arguments.seconds, "labels": arguments.labels.name, "limit": arguments.limit} | {
+        "labels_sha256": sha256_of(arguments.labels)
+    }
 
 
 def one_run(name: str, seed: int, arguments: argparse.Namespace, runs: dict[str, Any]) -> bool:

@@ -139,7 +139,7 @@ def main() -> None:
         model = load(path, precision=arguments.precision)
         out = arguments.out or Path(f"{model.name}-forces-on-{arguments.labels.stem}.json")
         about = {"model": model.name, "sha256": sha256_of(path), "precision": arguments.precision}
-        about["labels"] = arguments.labels.name
+        about |= {"labels": arguments.labels.name, "labels_sha256": sha256_of(arguments.labels)}
         rows = earlier(out, about)
         with LabelStore.open(arguments.labels) as store:
             run(model, store, arguments, about, rows, out)

@@ -5,7 +5,8 @@
 For each number of labels (validation included) `MOLECULE.toml` is written anew into the work folder with `limit` and
 the steps, and trained from fresh weights. The frames of rMD17 come in random order, so that the first labels of a file
 are a random choice. The test labels are evaluated at the end only, with the last weights: they choose nothing. Run the
-same command again to go on: what is done with the same settings is kept, a training that was interrupted is resumed.
+same command again to go on: what is done with the same settings and label files is kept, a training that was
+interrupted is resumed.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ import torch
 
 from mlsemi import checkpoint
 from mlsemi.data.store import LabelStore
-from mlsemi.files import written_whole
+from mlsemi.files import sha256_of, written_whole
 from mlsemi.train.config import Config, read_config
 from mlsemi.train.evaluate import evaluate, select
 from mlsemi.train.loop import Progress, train
@@ -223,7 +224,9 @@ def one_run(molecule: str, count: int, arguments: argparse.Namespace, runs: dict
     settings = {
         "molecule": molecule,
         "labels": count,
+        "labels_sha256": sha256_of(labels),
         "test": test.name,
+        "test_sha256": sha256_of(test),
         "test_labels": test_labels,
         "variational": arguments.variational,
         "config": tables,

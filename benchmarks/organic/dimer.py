@@ -24,6 +24,7 @@ DISTANCES = (2.6, 2.8, 3.0, 3.5, 4.0, 5.0, 6.0, 7.0, 7.5, 9.0)
 """Of the oxygen atoms [angstrom]."""
 BOND, HALF_ANGLE = 0.9572, np.radians(104.52 / 2)
 """Of a water molecule [angstrom, radian]."""
+NUMBERS = np.array([8, 1, 1, 8, 1, 1])
 
 
 def dimer(distance: float) -> Molecule:
@@ -32,7 +33,7 @@ def dimer(distance: float) -> Molecule:
     turn = np.array([[x, y, 0.0], [-y, x, 0.0], [0.0, 0.0, BOND]]) / BOND
     donor = np.array([[0.0, 0.0, 0.0], [x, y, 0.0], [x, -y, 0.0]]) @ turn.T
     acceptor = np.array([[0.0, 0.0, 0.0], [x, 0.0, y], [x, 0.0, -y]]) + [distance, 0.0, 0.0]
-    return Molecule.from_angstrom([8, 1, 1, 8, 1, 1], np.concatenate([donor, acceptor]), name=f"{distance:g} angstrom")
+    return Molecule.from_angstrom(NUMBERS, np.concatenate([donor, acceptor]), name=f"{distance:g} angstrom")
 
 
 def main() -> None:

@@ -26,7 +26,8 @@ def label(
     spin: Annotated[
         int | None, typer.Option(help="Unpaired electrons, 2S; default: as the frames say, else 0.")
     ] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many geometries.")] = None,
+    skip: Annotated[int, typer.Option(min=0, help="Leave out the first so many geometries.")] = 0,
+    limit: Annotated[int | None, typer.Option(min=1, help="Only so many geometries, the first after --skip.")] = None,
     residual_tol: Annotated[
         float | None,
         typer.Option(help="Largest |FDS - SDF| that is accepted [Eh]; default: 1e-6, 1e-7 for correlated methods."),
@@ -65,7 +66,10 @@ def label(
     from mlsemi.reference.guess import ModelGuess
 
     try:
-        molecules = read_molecules(geometries, charge=charge, spin=spin)[:limit]
+        molecules = read_molecules(geometries, charge=charge, spin=spin)
+        if skip >= len(molecules) > 0:
+            raise ValueError(f"--skip {skip} leaves none of the {len(molecules)} geometries in {geometries}")
+        molecules = molecules[skip:][:limit]
         start = None if guess is None else ModelGuess(_checkpoint(guess))
         extras: dict[str, Any] = {} if max_memory is None else {"max_memory_mb": max_memory}
         correlated = {"all_electron": all_electron, "dipole": dipole, "ip": ip, "ea": ea, "small_basis": small_basis}
