@@ -256,7 +256,8 @@ def network(model: Model, repeats: int) -> dict[str, Any]:
     """(c) Network and training step against the peers."""
     kernel = _kernel(model, 200)
     size, engine = 8, model.engine
-    ours = dict(zip(OURS, _network_times(model, size, repeats), strict=True))
+    *whole, step = _network_times(model, size, repeats)
+    ours = dict(zip(OURS, whole, strict=True))
     scale = kernel.cpu / PEERS_KERNEL
     parts = [part for part in (engine.network, engine.energy_network) if part is not None]
     parameters = sum(p.numel() for part in parts for p in part.parameters())
@@ -282,8 +283,11 @@ def network(model: Model, repeats: int) -> dict[str, Any]:
                 f"| {row['ratio_unscaled']:.1f} | {row['ratio_scaled']:.1f} | {row['target']} |"
             )
             rows[name] |= {peer: row}
+    print("\nOf the training step:\n\n| part | wall (CPU), ms |\n|---|---|")
+    for name, timing in step.items():
+        print(f"| {name} | {timing} |")
     about = {"kernel": vars(kernel) | {"there_ms": PEERS_KERNEL}, "parameters": parameters, "batch": size}
-    return {**about, "rows": rows}
+    return {**about, "rows": rows, "training_step": {name: vars(timing) for name, timing in step.items()}}
 
 
 def _kernel(model: Model, repeats: int) -> Timing:
@@ -299,8 +303,8 @@ def _kernel(model: Model, repeats: int) -> Timing:
     return measure(lambda: scipy.linalg.eigh(fock, overlap, check_finite=False), repeats, warm_up=20)
 
 
-def _network_times(model: Model, size: int, repeats: int) -> tuple[Timing, Timing, Timing]:
-    """What `OURS` says, per molecule; the step of the training is that of `mlsemi train`."""
+def _network_times(model: Model, size: int, repeats: int) -> tuple[Timing, Timing, Timing, dict[str, Timing]]:
+    """What `OURS` says, per molecule, and the parts of the step, which is that of `mlsemi train`."""
     from mlsemi.checkpoint import engine_of
     from mlsemi.eigen import lift_near_dependencies
     from mlsemi.train.config import LossConfig, TrainingConfig
@@ -354,15 +358,28 @@ def _network_times(model: Model, size: int, repeats: int) -> tuple[Timing, Timin
     objective = fock_objective(trained, samples, samples[:1], LossConfig(), "cpu")
     optimizer = MuonAdamW(dict(trained.network.named_parameters()), learning_rate=1e-6, weight_decay=0.05)
 
-    def step() -> None:
+    loss = torch.zeros(())
+
+    def losses() -> None:
+        nonlocal loss
         optimizer.zero_grad()
-        objective.total({name: errors.mean() for name, errors in objective.terms(samples).items()}).backward()
+        loss = objective.total({name: errors.mean() for name, errors in objective.terms(samples).items()})
+
+    def update() -> None:
         torch.nn.utils.clip_grad_norm_(weights, settings.clip)
         optimizer.step()
         with torch.no_grad():
             torch._foreach_lerp_(average, weights, 1 - settings.ema)
 
-    return forward.over(size), to_fock.over(size), measure(step, repeats).over(size)
+    parts: dict[str, Callable[[], object]] = {
+        "batch, network, losses": losses,
+        "backward": lambda: loss.backward(),
+        "clipping, Muon, moving average": update,
+    }
+    times = [{name: once(run) for name, run in parts.items()} for _ in range(repeats + 2)][2:]
+    step = {name: Timing(*_medians([t[name] for t in times]), repeats).over(size) for name in parts}
+    sums = [tuple(np.sum(list(t.values()), axis=0)) for t in times]
+    return forward.over(size), to_fock.over(size), Timing(*_medians(sums), repeats).over(size), step
 
 
 def frames(name: str, count: int) -> dict[str, Any]:

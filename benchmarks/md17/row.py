@@ -236,6 +236,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         if not file.is_file():
             parser.error(f"no such file: {file}; README.md here says where the frames come from")
     if arguments.model is not None:
+        if Path(arguments.model).is_file():
+            arguments.model = str(Path(arguments.model).resolve())  # the commands run in the root of the repository
         try:
             find_model(arguments.model)
         except (ValueError, OSError) as error:
