@@ -42,3 +42,20 @@ def sha256_of(path: Path) -> str:
     """SHA-256 of the content of a file, as `sha256sum` has it."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def refuse_unusable_folder(folder: Path, option: str) -> None:
+    """For before long work: a folder that is made only when there is something to write.
+
+    Args:
+        folder: where results will go; need not exist.
+        option: what it was given by, for the message.
+
+    Raises:
+        ValueError: if the folder cannot be made, or nothing can be written there.
+    """
+    nearest = next(path for path in (folder, *folder.parents) if path.exists())
+    if not nearest.is_dir():
+        raise ValueError(f"{option} {folder}: {nearest} is a file: give the name of a folder, or remove the file")
+    if not os.access(nearest, os.W_OK):
+        raise ValueError(f"{option} {folder}: {nearest} cannot be written to: give another folder")

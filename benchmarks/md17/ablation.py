@@ -186,8 +186,11 @@ def tables_of_variant(name: str, limit: int, seed: int) -> dict[str, Any]:
 
 def common(arguments: argparse.Namespace) -> dict[str, Any]:
     """What runs must share to be compared."""
-    return {"seconds": arguments.seconds, "labels": arguments.labels.name, "limit": arguments.limit} | {
-        "labels_sha256": sha256_of(arguments.labels)
+    return {
+        "seconds": arguments.seconds,
+        "labels": arguments.labels.name,
+        "labels_sha256": sha256_of(arguments.labels),
+        "limit": arguments.limit,
     }
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 import platform
 import sys
 from collections.abc import Mapping, Sequence
@@ -15,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mlsemi.files import sha256_of, written_whole
+from mlsemi.files import refuse_unusable_folder, sha256_of, written_whole
 
 if TYPE_CHECKING:
     from mlsemi.checkpoint import Header
@@ -74,7 +73,7 @@ def evaluate(
             stores = [stack.enter_context(LabelStore.open(file)) for file in labels]
             chosen = [select(store, split=split.value, limit=limit) for store in stores]
             folder = output or Path(f"{path.stem if path.stem != 'model' else header.name}-on-{labels[0].stem}")
-            _refuse_unwritable(folder)
+            refuse_unusable_folder(folder, "--output")
             found = together(
                 header,
                 [
@@ -109,15 +108,6 @@ def _refuse_repeated(labels: Sequence[Path]) -> None:
         if file.resolve() in seen:
             raise ValueError(f"label file {file} is given twice: give every file once")
         seen.add(file.resolve())
-
-
-def _refuse_unwritable(folder: Path) -> None:
-    """Refuses a folder that cannot be made or written to, before anything is computed."""
-    existing = next(path for path in (folder, *folder.parents) if path.exists())
-    if not existing.is_dir():
-        raise ValueError(f"--output {folder}: {existing} is a file: give the name of a folder")
-    if not os.access(existing, os.W_OK):
-        raise ValueError(f"--output {folder}: cannot write to {existing}; give another folder")
 
 
 def _provenance(header: Header, model: Path, stores: Sequence[LabelStore], split: str) -> dict[str, Any]:

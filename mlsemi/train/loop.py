@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import json
 import math
-import os
 import signal
 import threading
 import time
@@ -22,7 +21,7 @@ from torch import Tensor, nn
 
 from mlsemi import checkpoint
 from mlsemi.engine import Engine
-from mlsemi.files import written_whole
+from mlsemi.files import refuse_unusable_folder, written_whole
 from mlsemi.train.config import Config
 from mlsemi.train.gauss_newton import GaussNewton
 from mlsemi.train.objective import Objective
@@ -64,7 +63,7 @@ def train(config: Config, *, start: str | Path | None = None, report: Report | N
     """
     if config.training.device == "cuda" and not torch.cuda.is_available():
         raise ValueError("[training] device = 'cuda', but torch finds no CUDA device here: set it to 'cpu'")
-    _refuse_unwritable(config.output)
+    refuse_unusable_folder(config.output, "output =")  # the folder is made when the labels are found to fit
     torch.manual_seed(config.training.seed)
     if config.training.threads:
         torch.set_num_threads(config.training.threads)
@@ -95,19 +94,6 @@ def fit(
     with _stop_requests() as asked:
         run.loop(report or (lambda _: None), asked)
     return config.output / "model.safetensors"
-
-
-def _refuse_unwritable(output: Path) -> None:
-    """For before long work; the folder is made when the labels are found to fit, so that a refusal leaves none.
-
-    Raises:
-        ValueError: if the folder of the run cannot be made, or nothing can be written there.
-    """
-    nearest = next(path for path in (output, *output.absolute().parents) if path.exists())
-    if not nearest.is_dir():
-        raise ValueError(f"output = {output}, but {nearest} is a file: give the name of a folder, or remove the file")
-    if not os.access(nearest, os.W_OK):
-        raise ValueError(f"output = {output}, but {nearest} cannot be written to: choose another output")
 
 
 @contextmanager

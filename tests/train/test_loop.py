@@ -347,9 +347,9 @@ def test_negative_numbers_of_channels_are_refused(configure, bond):
 def test_an_output_that_is_a_file_is_refused(configure, tmp_path):
     (tmp_path / "taken").write_text("a file")
     config = configure("taken")
-    with pytest.raises(ValueError, match="taken, but .*taken is a file: give the name of a folder"):
+    with pytest.raises(ValueError, match="taken: .*taken is a file: give the name of a folder"):
         train(config)
-    with pytest.raises(ValueError, match="taken/inside, but .*taken is a file: give the name of a folder"):
+    with pytest.raises(ValueError, match="taken/inside: .*taken is a file: give the name of a folder"):
         train(replace(config, output=config.output / "inside"))
 
 
